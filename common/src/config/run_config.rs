@@ -1,0 +1,238 @@
+//! The validated config: complete, in units, every value possible.
+//!
+//! Made only by [`super::load`]; what holds a [`RunConfig`] need not check it again. Its JSON form
+//! is what the run record keeps and what workers are given, so field names are a file format.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One run, as its TOML file, its environment and its `--set` options resolve it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// What the run is called and where it keeps its state.
+    pub run: Run,
+    /// What it trains on.
+    pub data: Data,
+    /// The net.
+    pub model: Model,
+    /// The optimizer and its batch.
+    pub train: Train,
+    /// When the learning rate drops.
+    pub schedule: Schedule,
+    /// Every choice that touches bits and is not part of the recipe.
+    pub numerics: Numerics,
+    /// When the validation split is evaluated.
+    pub evaluation: Evaluation,
+    /// When checkpoints are taken and how many are kept.
+    pub checkpoint: Checkpoint,
+    /// Addresses, size and deadlines of the cluster.
+    pub cluster: Cluster,
+    /// How much is logged.
+    pub log: Log,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Shown in logs; 1 to 64 of `a-z A-Z 0-9 - _ .`.
+    pub name: String,
+    /// Object-store URL (`file://`, `s3://`) under which everything of the run lies.
+    pub url: String,
+    /// Everything random derives from it.
+    pub seed: u64,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Object-store URL of the packed data set.
+    pub url: String,
+    /// Threads that decode images, per worker; 0: one per lane.
+    pub decode_threads: u32,
+    /// Microbatches decoded ahead, per worker.
+    pub prefetch: u32,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Which net.
+    pub name: ModelName,
+    /// Groups of conv2, conv4 and conv5: 2 as in the paper (its two GPUs), or 1.
+    pub groups: u32,
+    /// Probability of dropping a unit of fc6 and fc7 (section 4.2 of the paper: 0.5).
+    pub dropout: f64,
+    /// Initial weights.
+    pub init: Init,
+    /// Initial bias of conv2, conv4 and conv5 (section 5 of the paper: 1).
+    pub conv_bias: f64,
+    /// Initial bias of fc6 and fc7 (section 5 of the paper: 1).
+    pub fc_bias: f64,
+    /// What mean-subtracted 0-255 pixels are multiplied by (the paper: 1).
+    pub pixel_scale: f64,
+}
+
+/// The net's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelName {
+    /// AlexNet as published in 2012.
+    Alexnet,
+}
+
+/// How weights start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// N(0, 0.01) everywhere (section 5 of the paper).
+    Gaussian,
+    /// N(0, sqrt(2 / fan_in)) (He et al. 2015, equation 10); the last layer N(0, 0.01).
+    Kaiming,
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Passes over the training split.
+    pub epochs: u32,
+    /// Ends the run after this many steps, if given; for short runs and tests.
+    pub max_steps: Option<u64>,
+    /// Samples of one step over all workers (the global batch).
+    pub batch: u32,
+    /// Initial learning rate.
+    pub lr: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// L2 penalty, added to the gradient of every weight and bias.
+    pub weight_decay: f64,
+}
+
+/// `[schedule]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Schedule {
+    /// The initial rate throughout.
+    Constant,
+    /// Multiplied by `factor` at the start of each listed epoch.
+    Steps {
+        /// In ascending order of epoch.
+        drops: Vec<RateDrop>,
+    },
+    /// Divided when the top-1 error count on the validation split stalls.
+    Plateau {
+        /// An evaluation improves on the best if it has at least this many errors fewer.
+        min_delta: u64,
+        /// Evaluations without improvement before a drop.
+        patience: u32,
+        /// The rate is divided by this at a drop.
+        divide_by: f64,
+        /// The run ends when one more drop than this would be due.
+        max_drops: u32,
+    },
+}
+
+/// One entry of a step list.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateDrop {
+    /// Takes effect at this epoch's first step.
+    pub epoch: u32,
+    /// What the rate is multiplied by.
+    pub factor: f64,
+}
+
+/// `[numerics]`: what decides bits. None of it may change within a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Numerics {
+    /// Samples of one microbatch, the unit of work and of numerics.
+    pub microbatch: u32,
+    /// Intra-op threads of one lane.
+    pub threads_per_lane: u32,
+    /// How gradients of the fully connected layers are exchanged.
+    pub head_exchange: HeadExchange,
+    /// How the trunk's gradients are summed.
+    pub reduction: Reduction,
+}
+
+/// How the gradient of a fully connected layer reaches every rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadExchange {
+    /// Factors where they are fewer bytes than the gradient, by batch and dimensions alone.
+    Auto,
+    /// Activations and deltas are gathered and multiplied by every rank.
+    Factors,
+    /// Each rank multiplies its own rows; gradients are summed in the ring.
+    Gradients,
+}
+
+/// The order in which gradients are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// Reduce-scatter, then all-gather: the order depends on the number of workers.
+    Fast,
+}
+
+/// `[evaluation]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Evaluate after every so many epochs; 0: never.
+    pub every_epochs: u32,
+}
+
+/// `[checkpoint]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// After every so many steps (counted from the run's start); 0: not by steps.
+    pub every_steps: u32,
+    /// After every so many epochs; 0: not by epochs.
+    pub every_epochs: u32,
+    /// Older ones are removed, this many stay; at least 1.
+    pub keep_last: u32,
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Workers that make up the job; training starts when so many have joined.
+    pub workers: u32,
+    /// host:port on which the coordinator listens; port 0 takes a free one.
+    pub bind: String,
+    /// Allow a bind beyond loopback although nothing is encrypted or authenticated.
+    pub insecure: bool,
+    /// How long the job waits for its workers to join.
+    #[serde(with = "super::duration")]
+    pub join_timeout: Duration,
+    /// How long a worker may take to load its state and open its ring.
+    #[serde(with = "super::duration")]
+    pub prepare_timeout: Duration,
+    /// A worker not heard of for so long is lost.
+    #[serde(with = "super::duration")]
+    pub liveness_timeout: Duration,
+    /// How long a step may wait for a neighbour in the ring.
+    #[serde(with = "super::duration")]
+    pub ring_timeout: Duration,
+    /// Bytes of one chunk on the ring.
+    pub ring_chunk: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Steps between two progress lines.
+    pub every_steps: u32,
+    /// Folder for the log file of each process; `{run}` stands for the run's name.
+    pub folder: String,
+}

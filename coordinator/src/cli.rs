@@ -1,0 +1,45 @@
+//! The command line of `convoy`: what there is, and how it ends.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use convoy_common::failure::Failure;
+
+use crate::commands::{check, checkpoints, launch, prepare, serve, synthesize};
+
+/// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
+#[derive(Debug, Parser)]
+#[command(name = "convoy", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Launch(launch::Args),
+    Serve(serve::Args),
+    Prepare(prepare::Args),
+    Synthesize(synthesize::Args),
+    Check(check::Args),
+    Checkpoints(checkpoints::Args),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Launch(args) => launch::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Prepare(args) => prepare::run(args),
+        Command::Synthesize(args) => synthesize::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Checkpoints(args) => checkpoints::run(args),
+    };
+    outcome.unwrap_or_else(|failure: Failure| {
+        #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]
+        {
+            eprintln!("{failure}");
+        }
+        ExitCode::from(failure.code())
+    })
+}

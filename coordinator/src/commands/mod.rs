@@ -1,0 +1,8 @@
+//! The commands of `convoy`, one file each: arguments, and what running them does.
+
+pub(crate) mod check;
+pub(crate) mod checkpoints;
+pub(crate) mod launch;
+pub(crate) mod prepare;
+pub(crate) mod serve;
+pub(crate) mod synthesize;

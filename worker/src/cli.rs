@@ -1,0 +1,39 @@
+//! The command line of `convoy-worker`: what there is, and how it ends.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use convoy_common::failure::Failure;
+
+use crate::commands::{evaluate, join, model};
+
+/// Trains on one device as part of a job; `convoy launch` starts workers on this machine by itself.
+#[derive(Debug, Parser)]
+#[command(name = "convoy-worker", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Join(join::Args),
+    Evaluate(evaluate::Args),
+    Model(model::Args),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Join(args) => join::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Model(args) => model::run(args),
+    };
+    outcome.unwrap_or_else(|failure: Failure| {
+        #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]
+        {
+            eprintln!("{failure}");
+        }
+        ExitCode::from(failure.code())
+    })
+}

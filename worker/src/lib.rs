@@ -1,0 +1,11 @@
+//! A worker: one device that trains, one link of the ring.
+//!
+//! The way of the data: [`data`] decodes microbatches, [`model`] turns them into gradients,
+//! [`ring`] sums those over all ranks, and [`train`] commits the step.
+
+pub mod cli;
+mod commands;
+pub mod data;
+pub mod model;
+pub mod ring;
+pub mod train;

@@ -1,0 +1,7 @@
+//! The `convoy-worker` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    convoy_worker::cli::main()
+}
