@@ -11,6 +11,7 @@ pub mod exit;
 pub mod failure;
 pub mod ids;
 pub mod image;
+mod nonce;
 pub mod random;
 pub mod rpc;
 pub mod run_record;
@@ -24,7 +25,7 @@ pub mod telemetry;
 #[expect(
     missing_docs,
     clippy::all,
-    unreachable_pub,
+    clippy::allow_attributes,
     unused_qualifications,
     reason = "generated code"
 )]

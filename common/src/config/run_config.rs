@@ -65,6 +65,8 @@ pub struct Model {
     pub name: ModelName,
     /// Groups of conv2, conv4 and conv5: 2 as in the paper (its two GPUs), or 1.
     pub groups: u32,
+    /// What all widths are divided by: 1 is the net of the paper, more are small nets for tests.
+    pub narrow: u32,
     /// Probability of dropping a unit of fc6 and fc7 (section 4.2 of the paper: 0.5).
     pub dropout: f64,
     /// Initial weights.

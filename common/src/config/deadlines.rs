@@ -1,0 +1,34 @@
+//! Which deadline must exceed which.
+//!
+//! | deadline | default | must exceed | because |
+//! |---|---|---|---|
+//! | [`HEARTBEAT_INTERVAL`] | 1 s, fixed | | |
+//! | `liveness_timeout` | 3 s | the heartbeat interval | a worker in good health would be lost |
+//! | `ring_timeout` | 30 s | `liveness_timeout` | a worker's death would be blamed on its neighbours' ring |
+//! | `prepare_timeout` | 2 min | `liveness_timeout` | the same, while state is loaded |
+
+use std::time::Duration;
+
+/// How often a worker tells the coordinator that it lives.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One line of the table above: the first deadline must exceed the second.
+pub(super) struct Order {
+    pub(super) longer: &'static str,
+    pub(super) shorter: &'static str,
+    pub(super) because: &'static str,
+}
+
+/// The lines of the table that compare two fields.
+pub(super) const ORDERS: [Order; 2] = [
+    Order {
+        longer: "cluster.ring_timeout",
+        shorter: "cluster.liveness_timeout",
+        because: "a dead worker must be noticed before its neighbours give up on the ring",
+    },
+    Order {
+        longer: "cluster.prepare_timeout",
+        shorter: "cluster.liveness_timeout",
+        because: "a dead worker must be noticed before the others' preparation runs out",
+    },
+];

@@ -1,0 +1,326 @@
+//! Raw values to a [`RunConfig`]: every bound that a value must keep, and those between values.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::address;
+use super::deadlines::{HEARTBEAT_INTERVAL, ORDERS};
+use super::error::{Origin, Problem};
+use super::raw::{Entries, Raw, Value};
+use super::reader::{LARGEST_INTEGER, Reader, as_number};
+use super::run_config::{
+    Checkpoint, Cluster, Data, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics,
+    RateDrop, Reduction, Run, RunConfig, Schedule, Train,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The config that the values make, or all that is wrong with them. Relative paths count from
+/// `folder`.
+pub(super) fn validate(
+    entries: &Entries,
+    folder: Option<&Path>,
+) -> Result<RunConfig, Vec<Problem>> {
+    let reader = &mut Reader::new(entries);
+    let config = RunConfig {
+        run: run(reader, folder),
+        data: data(reader, folder),
+        model: model(reader),
+        train: train(reader),
+        schedule: schedule(reader),
+        numerics: numerics(reader),
+        evaluation: Evaluation {
+            every_epochs: reader.integer("evaluation.every_epochs", 0..=MANY),
+        },
+        checkpoint: checkpoint(reader),
+        cluster: cluster(reader),
+        log: log(reader),
+    };
+    between_sections(&config, reader);
+    let problems = std::mem::replace(reader, Reader::new(entries)).into_problems();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// More than anyone wants of anything that is counted, and far from overflow.
+const MANY: u32 = 1_000_000;
+
+fn run(reader: &mut Reader<'_>, folder: Option<&Path>) -> Run {
+    let name = reader.text("run.name");
+    if reader.good(&["run.name"])
+        && let Err(wrong) = address::name(&name)
+    {
+        reader.wrong("run.name", wrong.what, wrong.hint);
+    }
+    Run {
+        name,
+        url: url(reader, "run.url", folder),
+        seed: reader.integer("run.seed", 0..=LARGEST_INTEGER),
+    }
+}
+
+fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
+    Data {
+        url: url(reader, "data.url", folder),
+        decode_threads: reader.integer("data.decode_threads", 0..=256),
+        prefetch: reader.integer("data.prefetch", 1..=1024),
+    }
+}
+
+fn url(reader: &mut Reader<'_>, key: &'static str, folder: Option<&Path>) -> String {
+    let text = reader.text(key);
+    if !reader.good(&[key]) {
+        return text;
+    }
+    address::store_url(&text, folder).unwrap_or_else(|wrong| {
+        reader.wrong(key, wrong.what, wrong.hint);
+        text
+    })
+}
+
+fn model(reader: &mut Reader<'_>) -> Model {
+    Model {
+        name: reader.word("model.name", ("alexnet", ModelName::Alexnet), &[]),
+        groups: reader.integer("model.groups", 1..=2),
+        narrow: reader.integer("model.narrow", 1..=16),
+        dropout: reader
+            .number("model.dropout", "at least 0 and less than 1", |it| (0.0..1.0).contains(&it)),
+        init: reader.word(
+            "model.init",
+            ("gaussian", Init::Gaussian),
+            &[("kaiming", Init::Kaiming)],
+        ),
+        conv_bias: reader.number("model.conv_bias", "-1000 to 1000", |it| it.abs() <= 1000.0),
+        fc_bias: reader.number("model.fc_bias", "-1000 to 1000", |it| it.abs() <= 1000.0),
+        pixel_scale: reader.number("model.pixel_scale", "more than 0 and at most 1000", positive),
+    }
+}
+
+fn train(reader: &mut Reader<'_>) -> Train {
+    Train {
+        epochs: reader.integer("train.epochs", 1..=MANY),
+        max_steps: reader
+            .has("train.max_steps")
+            .then(|| reader.integer("train.max_steps", 1..=LARGEST_INTEGER)),
+        batch: reader.integer("train.batch", 1..=MANY),
+        lr: reader.number("train.lr", "more than 0 and at most 1000", positive),
+        momentum: reader
+            .number("train.momentum", "at least 0 and less than 1", |it| (0.0..1.0).contains(&it)),
+        weight_decay: reader.number("train.weight_decay", "0 to 1", |it| (0.0..=1.0).contains(&it)),
+    }
+}
+
+fn positive(number: f64) -> bool {
+    number > 0.0 && number <= 1000.0
+}
+
+/// Which kind of schedule each of its fields belongs to.
+const SCHEDULE_FIELDS: [(&str, &str); 5] = [
+    ("schedule.drops", "steps"),
+    ("schedule.min_delta", "plateau"),
+    ("schedule.patience", "plateau"),
+    ("schedule.divide_by", "plateau"),
+    ("schedule.max_drops", "plateau"),
+];
+
+fn schedule(reader: &mut Reader<'_>) -> Schedule {
+    let kind = reader.word(
+        "schedule.kind",
+        ("constant", "constant"),
+        &[("steps", "steps"), ("plateau", "plateau")],
+    );
+    if !reader.good(&["schedule.kind"]) {
+        return Schedule::Constant;
+    }
+    for (key, of) in SCHEDULE_FIELDS {
+        if of != kind && reader.has(key) && reader.origin(key) != Origin::Default {
+            let hint = format!("remove it, or write kind = {of:?}");
+            reader.wrong(key, format!("has no meaning with kind = {kind:?}"), hint);
+        }
+    }
+    match kind {
+        "steps" => Schedule::Steps { drops: drops(reader) },
+        "plateau" => Schedule::Plateau {
+            min_delta: reader.integer("schedule.min_delta", 1..=LARGEST_INTEGER),
+            patience: reader.integer("schedule.patience", 1..=MANY),
+            divide_by: reader.number("schedule.divide_by", "more than 1 and at most 1000", |it| {
+                it > 1.0 && it <= 1000.0
+            }),
+            max_drops: reader.integer("schedule.max_drops", 0..=20),
+        },
+        _ => Schedule::Constant,
+    }
+}
+
+fn drops(reader: &mut Reader<'_>) -> Vec<RateDrop> {
+    const KEY: &str = "schedule.drops";
+    let mut drops: Vec<RateDrop> = Vec::new();
+    let items = reader.list(KEY);
+    if items.is_empty() && reader.good(&[KEY]) {
+        reader.wrong(KEY, "must list at least one drop", EXAMPLE.to_owned());
+    }
+    for (index, item) in items.iter().enumerate() {
+        let shown = format!("{KEY}[{index}]");
+        let Some(drop) = drop(reader, &shown, item) else { continue };
+        if drops.last().is_some_and(|last| last.epoch >= drop.epoch) {
+            let hint = "list drops in ascending order of epoch, one for an epoch".to_owned();
+            let what = format!("epoch {} does not come after the one before", drop.epoch);
+            reader.wrong_at(KEY, &shown, item.origin.clone(), what, hint);
+        }
+        drops.push(drop);
+    }
+    drops
+}
+
+const EXAMPLE: &str = "write drops = [{ epoch = 30, factor = 0.1 }]";
+
+fn drop(reader: &mut Reader<'_>, shown: &str, item: &Raw) -> Option<RateDrop> {
+    const KEY: &str = "schedule.drops";
+    let mut wrong = |origin: &Origin, what: String| {
+        reader.wrong_at(KEY, shown, origin.clone(), what, EXAMPLE.to_owned());
+    };
+    let Value::Table(parts) = &item.value else {
+        wrong(&item.origin, format!("must be a table, is {}", item.value.describe()));
+        return None;
+    };
+    let (mut epoch, mut factor) = (None, None);
+    for (name, raw) in parts {
+        match (name.as_str(), &raw.value) {
+            ("epoch", Value::Integer(number)) if (0..=i128::from(MANY)).contains(number) => {
+                epoch = u32::try_from(*number).ok();
+            }
+            ("epoch", value) => {
+                let what = format!("epoch must be 0 to {MANY}, is {}", value.describe());
+                wrong(&raw.origin, what);
+                return None;
+            }
+            ("factor", value) => {
+                match as_number(value).filter(|it| it.is_finite() && positive(*it)) {
+                    Some(number) => factor = Some(number),
+                    None => {
+                        let is = value.describe();
+                        wrong(
+                            &raw.origin,
+                            format!("factor must be more than 0 and at most 1000, is {is}"),
+                        );
+                        return None;
+                    }
+                }
+            }
+            (other, _) => wrong(&raw.origin, format!("{other:?} is not part of a drop")),
+        }
+    }
+    let drop = epoch.zip(factor).map(|(epoch, factor)| RateDrop { epoch, factor });
+    if drop.is_none() {
+        wrong(&item.origin, "must have an epoch and a factor".to_owned());
+    }
+    drop
+}
+
+fn numerics(reader: &mut Reader<'_>) -> Numerics {
+    Numerics {
+        microbatch: reader.integer("numerics.microbatch", 1..=MANY),
+        threads_per_lane: reader.integer("numerics.threads_per_lane", 1..=256),
+        head_exchange: reader.word(
+            "numerics.head_exchange",
+            ("auto", HeadExchange::Auto),
+            &[("factors", HeadExchange::Factors), ("gradients", HeadExchange::Gradients)],
+        ),
+        reduction: reader.word("numerics.reduction", ("fast", Reduction::Fast), &[]),
+    }
+}
+
+fn checkpoint(reader: &mut Reader<'_>) -> Checkpoint {
+    Checkpoint {
+        every_steps: reader.integer("checkpoint.every_steps", 0..=MANY * 1000),
+        every_epochs: reader.integer("checkpoint.every_epochs", 0..=MANY),
+        keep_last: reader.integer("checkpoint.keep_last", 1..=MANY),
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>) -> Cluster {
+    let cluster = Cluster {
+        workers: reader.integer("cluster.workers", 1..=1024),
+        bind: reader.text("cluster.bind"),
+        insecure: reader.flag("cluster.insecure"),
+        join_timeout: reader.duration("cluster.join_timeout", MILLISECOND..=24 * HOUR),
+        prepare_timeout: reader.duration("cluster.prepare_timeout", MILLISECOND..=24 * HOUR),
+        liveness_timeout: reader.duration("cluster.liveness_timeout", MILLISECOND..=HOUR),
+        ring_timeout: reader.duration("cluster.ring_timeout", MILLISECOND..=24 * HOUR),
+        ring_chunk: reader.size("cluster.ring_chunk", 4096..=4 << 20),
+    };
+    if reader.good(&["cluster.bind"]) {
+        match address::bind(&cluster.bind) {
+            Err(wrong) => reader.wrong("cluster.bind", wrong.what, wrong.hint),
+            Ok(bind)
+                if !bind.loopback && !cluster.insecure && reader.good(&["cluster.insecure"]) =>
+            {
+                let hint = "bind to 127.0.0.1, or, on a network where everyone may be trusted, \
+                            write insecure = true under [cluster]";
+                let what = format!(
+                    "{:?} can be reached from other machines, and nothing is encrypted or \
+                     authenticated",
+                    cluster.bind
+                );
+                reader.wrong("cluster.bind", what, hint.to_owned());
+            }
+            Ok(_) => {}
+        }
+    }
+    deadlines(reader, &cluster);
+    cluster
+}
+
+fn deadlines(reader: &mut Reader<'_>, cluster: &Cluster) {
+    const LIVENESS: &str = "cluster.liveness_timeout";
+    if reader.good(&[LIVENESS]) && cluster.liveness_timeout <= HEARTBEAT_INTERVAL {
+        let (is, heartbeat) = (show(cluster.liveness_timeout), show(HEARTBEAT_INTERVAL));
+        let hint = format!("a worker is heard of every {heartbeat}; write \"3s\" or more");
+        reader.wrong(LIVENESS, format!("must exceed {heartbeat}, is {is}"), hint);
+    }
+    let of = |key: &str| match key {
+        LIVENESS => cluster.liveness_timeout,
+        "cluster.prepare_timeout" => cluster.prepare_timeout,
+        _ => cluster.ring_timeout,
+    };
+    for order in &ORDERS {
+        let (longer, shorter) = (of(order.longer), of(order.shorter));
+        if reader.good(&[order.longer, order.shorter]) && longer <= shorter {
+            let (longer, shorter) = (show(longer), show(shorter));
+            let what = format!("must exceed {}, {shorter}, is {longer}", order.shorter);
+            reader.wrong(order.longer, what, order.because.to_owned());
+        }
+    }
+}
+
+fn show(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn log(reader: &mut Reader<'_>) -> Log {
+    let log = Log {
+        every_steps: reader.integer("log.every_steps", 1..=MANY),
+        folder: reader.text("log.folder"),
+    };
+    if reader.good(&["log.folder"]) && (log.folder.is_empty() || log.folder.contains('\0')) {
+        reader.wrong("log.folder", "must name a folder", "write \"runs/{run}/logs\"".to_owned());
+    }
+    log
+}
+
+fn between_sections(config: &RunConfig, reader: &mut Reader<'_>) {
+    let (microbatch, batch) = (config.numerics.microbatch, config.train.batch);
+    if reader.good(&["numerics.microbatch", "train.batch"]) && microbatch > batch {
+        let hint = format!("a batch is made of microbatches; write microbatch = {batch} or less");
+        let what = format!("must be at most train.batch, {batch}, is {microbatch}");
+        reader.wrong("numerics.microbatch", what, hint);
+    }
+    if matches!(config.schedule, Schedule::Plateau { .. })
+        && reader.good(&["schedule.kind", "evaluation.every_epochs"])
+        && config.evaluation.every_epochs == 0
+    {
+        let hint = "write every_epochs = 1 under [evaluation], or another kind of schedule";
+        let what = "must be at least 1 with schedule.kind = \"plateau\", is 0";
+        reader.wrong("evaluation.every_epochs", what, hint.to_owned());
+    }
+}
