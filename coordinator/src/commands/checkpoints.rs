@@ -1,13 +1,210 @@
-//! To be written.
+//! `convoy checkpoints`: what a run has saved, and whether it is whole.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
-use convoy_common::failure::Failure;
+use clap::Subcommand;
+use convoy_common::checkpoint::{CheckpointError, Checkpoints, Listing, Located, locate};
+use convoy_common::failure::{Explain as _, Failure};
+use convoy_common::run_record;
+use convoy_common::store::Store;
+use serde_json::json;
 
-/// To be written.
+/// Lists, shows and verifies the checkpoints of a run.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = "Examples:\n  \
+    convoy checkpoints list runs/quickstart\n  \
+    convoy checkpoints show s3://bucket/runs/a --json\n  \
+    convoy checkpoints verify runs/a/checkpoints/1/000000000120")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub(crate) fn run(_: Args) -> Result<ExitCode, Failure> {
-    Ok(ExitCode::SUCCESS)
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All checkpoints of a run, newest first.
+    List {
+        /// URL or folder of the run.
+        url: String,
+    },
+    /// One checkpoint: a run's newest good one, or the one that the URL names.
+    Show {
+        /// URL or folder of a run, or RUN_URL/checkpoints/LINEAGE/STEP.
+        url: String,
+        /// Print step, epoch, state digest and more as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reads every byte of all checkpoints of a run, or of the one that the URL names, and
+    /// compares hashes.
+    Verify {
+        /// URL or folder of a run, or RUN_URL/checkpoints/LINEAGE/STEP.
+        url: String,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(convoy_common::exit::FAILURE, error))?;
+    let (text, code) = runtime.block_on(async {
+        match args.command {
+            Command::List { url } => list(&url).await,
+            Command::Show { url, json } => show(&url, json).await,
+            Command::Verify { url } => verify(&url).await,
+        }
+    })?;
+    // A reader that closed the pipe has seen enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(ExitCode::from(code))
+}
+
+async fn open(url: &str) -> Result<(Checkpoints, Listing), CheckpointError> {
+    let store = Store::open(url)?;
+    // A mistyped URL is no empty run.
+    run_record::read(&store).await?;
+    let checkpoints = Checkpoints::new(store);
+    let listing = checkpoints.list().await?;
+    Ok((checkpoints, listing))
+}
+
+async fn list(url: &str) -> Result<(String, u8), CheckpointError> {
+    let (_, listing) = open(url).await?;
+    if listing.checkpoints.is_empty() && listing.skipped.is_empty() {
+        return Ok(("no checkpoints yet\n".to_owned(), 0));
+    }
+    let mut text = format!(
+        "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {}\n",
+        "LINEAGE", "STEP", "EPOCH", "IN EPOCH", "SIZE", "AGE", "STATE", "PATH"
+    );
+    for it in listing.checkpoints {
+        text += &format!(
+            "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {}\n",
+            it.lineage.0,
+            it.global_step,
+            it.position.epoch,
+            it.position.step,
+            size(it.bytes),
+            age(&it.created),
+            &it.state_digest[..12.min(it.state_digest.len())],
+            it.path
+        );
+    }
+    for it in listing.skipped {
+        text += &format!("unusable: {}: {}\n", it.path, it.reason);
+    }
+    Ok((text, 0))
+}
+
+async fn show(url: &str, as_json: bool) -> Result<(String, u8), CheckpointError> {
+    let Located { checkpoints, record, path, manifest, skipped } = locate(url).await?;
+    let shared = &manifest.shared;
+    if as_json {
+        let value = json!({
+            "run_id": record.run_id,
+            "url": checkpoints.store().url_of(&path),
+            "path": path,
+            "lineage": manifest.lineage,
+            "term": manifest.term,
+            "step": shared.global_step,
+            "epoch": shared.position.epoch,
+            "step_in_epoch": shared.position.step,
+            "samples_seen": shared.samples_seen,
+            "last_loss": shared.last_loss,
+            "world": shared.world,
+            "state_digest": manifest.state_digest,
+            "bytes": manifest.bytes,
+            "parts": manifest.parts.len(),
+            "created": manifest.created,
+            "skipped": skipped.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(),
+        });
+        return Ok((format!("{value}\n"), 0));
+    }
+    let mut text = String::new();
+    for it in skipped {
+        text += &format!("skipped: {}: {}\n", it.path, it.reason);
+    }
+    let loss = shared.last_loss.map_or("none".to_owned(), |loss| format!("{loss:.4}"));
+    let parent = manifest.parent.as_ref().map_or("the seed", |it| it.checkpoint.as_str());
+    for (name, value) in [
+        ("run", format!("{} ({})", record.config.run.name, record.run_id)),
+        ("checkpoint", checkpoints.store().url_of(&path)),
+        ("lineage", format!("{}, from {parent}", manifest.lineage)),
+        ("step", format!("{} ({})", shared.global_step, shared.position)),
+        ("loss", loss),
+        ("size", format!("{} in {} parts", size(manifest.bytes), manifest.parts.len())),
+        ("created", format!("{} ({} ago)", manifest.created, age(&manifest.created))),
+        ("state", manifest.state_digest),
+    ] {
+        text += &format!("{name:<11} {value}\n");
+    }
+    Ok((text, 0))
+}
+
+async fn verify(url: &str) -> Result<(String, u8), CheckpointError> {
+    if url.trim_end_matches('/').rsplit('/').nth(2) == Some("checkpoints")
+        || url.ends_with("/manifest.json")
+    {
+        let found = locate(url).await?;
+        found.checkpoints.verify(&found.manifest).await?;
+        return Ok((format!("good      {}\n", found.path), 0));
+    }
+    let (checkpoints, listing) = open(url).await?;
+    let (mut text, mut code) = (String::new(), 0);
+    for it in listing.checkpoints {
+        let manifest = checkpoints.read(&it.path).await?;
+        match checkpoints.verify(&manifest).await {
+            Ok(()) => text += &format!("good      {}\n", it.path),
+            Err(CheckpointError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                code = error.exit_code();
+                text += &format!("unusable  {}: {error}\n", it.path);
+            }
+        }
+    }
+    for it in listing.skipped {
+        code = it.reason.exit_code();
+        text += &format!("unusable  {}: {}\n", it.path, it.reason);
+    }
+    Ok((text, code))
+}
+
+/// `488.1 MB`
+fn size(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// `3h 2m`, rounded down to two units.
+fn age(created: &str) -> String {
+    let Some(age) = humantime::parse_rfc3339(created)
+        .ok()
+        .and_then(|created| SystemTime::now().duration_since(created).ok())
+    else {
+        return "-".to_owned();
+    };
+    let text = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        assert_eq!(size(488_123_456), "488.1 MB");
+        let before = SystemTime::now() - Duration::from_secs(7384);
+        assert_eq!(age(&humantime::format_rfc3339_seconds(before).to_string()), "2h 3m");
+        assert_eq!(age("nonsense"), "-");
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_a_run_is_no_empty_run() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let error = list(folder.path().to_str().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains("there is no run at"), "{error}");
+    }
 }

@@ -1,0 +1,162 @@
+//! Removing what is no longer needed, and nothing else.
+//!
+//! The manifest goes first: from then on the checkpoint does not exist, and a crash leaves parts
+//! that a later sweep finds. Parts without a manifest are swept only if a lower term wrote them;
+//! those of the living term may be an upload under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::catalogue::{Checkpoints, manifest_key};
+use super::error::CheckpointError;
+use super::lineage_folder;
+use super::part::term_of;
+use crate::ids::{Lineage, Term};
+use crate::store::Stored;
+
+/// What [`Checkpoints::prune`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Manifests removed with their parts.
+    pub removed: Vec<String>,
+    /// Left-over parts of lower terms removed.
+    pub swept: usize,
+}
+
+/// The objects of one lineage, by checkpoint folder.
+type Folders = BTreeMap<String, Vec<Stored>>;
+
+impl Checkpoints {
+    /// Keeps the newest `keep_last` (at least one) checkpoints of the lineage, removes the older
+    /// ones, and sweeps what terms below `living` left behind.
+    ///
+    /// The newest checkpoint whose parts are all there in full length always stays, as do those
+    /// that another lineage started from. Parts were hashed when they were written; they are not
+    /// read back here, because this runs after every checkpoint, beside the training.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Superseded`] if `living` is over, and those of the store.
+    pub async fn prune(
+        &self,
+        lineage: Lineage,
+        keep_last: u32,
+        living: Term,
+    ) -> Result<Pruned, CheckpointError> {
+        self.still_in(living).await?;
+        let folders = self.folders(lineage).await?;
+        let mut pruned = Pruned::default();
+        for path in self.superfluous(&folders, keep_last).await? {
+            self.store.delete(&path).await?;
+            let folder = path.trim_end_matches("/manifest.json");
+            for object in folders.get(folder).into_iter().flatten() {
+                if object.path != path {
+                    self.store.delete(&object.path).await?;
+                }
+            }
+            pruned.removed.push(path);
+        }
+        for (folder, objects) in &folders {
+            let manifest = format!("{folder}/manifest.json");
+            if !pruned.removed.contains(&manifest) {
+                pruned.swept += self.sweep(&manifest, objects, living).await?;
+            }
+        }
+        Ok(pruned)
+    }
+
+    async fn folders(&self, lineage: Lineage) -> Result<Folders, CheckpointError> {
+        let mut folders = Folders::new();
+        for object in self.store.list(&lineage_folder(lineage)).await? {
+            if let Some((folder, _)) = object.path.rsplit_once('/') {
+                folders.entry(folder.to_owned()).or_default().push(object);
+            }
+        }
+        Ok(folders)
+    }
+
+    /// The manifests that may go.
+    async fn superfluous(
+        &self,
+        folders: &Folders,
+        keep_last: u32,
+    ) -> Result<Vec<String>, CheckpointError> {
+        let newest_first: Vec<&String> = folders
+            .values()
+            .rev()
+            .flatten()
+            .map(|object| &object.path)
+            .filter(|path| manifest_key(path).is_some())
+            .collect();
+        let keep = (keep_last.max(1) as usize).min(newest_first.len());
+        if newest_first.len() == keep {
+            return Ok(Vec::new());
+        }
+        let Some(good) = self.first_good(&newest_first).await? else {
+            return Ok(Vec::new());
+        };
+        let parents: BTreeSet<String> = self
+            .lineages()
+            .await?
+            .into_iter()
+            .filter_map(|lineage| lineage.parent.map(|parent| parent.checkpoint))
+            .collect();
+        let mut superfluous = Vec::new();
+        for path in newest_first.into_iter().skip(keep) {
+            let foreign = matches!(self.read(path).await, Err(CheckpointError::Format { .. }));
+            if *path != good && !parents.contains(path) && !foreign {
+                superfluous.push(path.clone());
+            }
+        }
+        Ok(superfluous)
+    }
+
+    async fn read_whole(&self, path: &str) -> Result<(), CheckpointError> {
+        let manifest = self.read(path).await?;
+        self.check_sizes(&manifest, &self.store.list(&manifest.folder()).await?)
+    }
+
+    async fn first_good(&self, paths: &[&String]) -> Result<Option<String>, CheckpointError> {
+        for path in paths {
+            match self.read_whole(path).await {
+                Ok(_) => return Ok(Some((*path).clone())),
+                Err(CheckpointError::Store(error)) => return Err(error.into()),
+                Err(reason) => {
+                    tracing::warn!(checkpoint = %path, %reason, "checkpoint is not whole");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes parts of lower terms that the folder's manifest, if there is one, does not name.
+    async fn sweep(
+        &self,
+        manifest: &str,
+        objects: &[Stored],
+        living: Term,
+    ) -> Result<usize, CheckpointError> {
+        let old: Vec<(&str, &Stored)> = objects
+            .iter()
+            .filter_map(|object| Some((object.path.rsplit_once('/')?.1, object)))
+            .filter(|(name, _)| term_of(name).is_some_and(|term| term < living))
+            .collect();
+        if old.is_empty() {
+            return Ok(0);
+        }
+        // Looked up again: the manifest may have come after the listing.
+        let named: BTreeSet<String> = match self.read(manifest).await {
+            Ok(manifest) => manifest.parts.into_iter().map(|part| part.name).collect(),
+            Err(CheckpointError::NotFound { .. }) => BTreeSet::new(),
+            Err(CheckpointError::Store(error)) => return Err(error.into()),
+            // What cannot be understood is left to the operator.
+            Err(_) => return Ok(0),
+        };
+        let mut swept = 0;
+        for (name, object) in old {
+            if !named.contains(name) {
+                self.store.delete(&object.path).await?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}

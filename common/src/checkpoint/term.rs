@@ -1,0 +1,88 @@
+//! Lives of coordinators: `terms/<n>.json`, create-only.
+//!
+//! Whoever creates the next object is the coordinator; it holds the address at which workers and
+//! later claimants reach it. Of two claimants of one number exactly one wins.
+
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::Checkpoints;
+use super::error::CheckpointError;
+use crate::ids::Term;
+use crate::nonce;
+
+const FOLDER: &str = "terms";
+
+/// One life of a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TermRecord {
+    /// Its number, from 1.
+    pub term: Term,
+    /// Tells apart two claimants.
+    pub owner: String,
+    /// host:port of the coordinator.
+    pub address: String,
+    /// RFC 3339.
+    pub started: String,
+    /// Version of Convoy.
+    pub version: String,
+}
+
+/// How a claim ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The caller holds the term.
+    Won(TermRecord),
+    /// Another claimed the same number first; ask it before claiming again.
+    Lost(TermRecord),
+}
+
+impl Checkpoints {
+    /// The newest term, if any was claimed.
+    ///
+    /// # Errors
+    /// Those of the store, and [`CheckpointError::Damaged`].
+    pub async fn newest_term(&self) -> Result<Option<TermRecord>, CheckpointError> {
+        match self.numbers(FOLDER).await?.last() {
+            Some(number) => Ok(Some(self.read_json(&path(*number)).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Claims the term after the newest one for a coordinator at `address`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn claim_next(&self, address: &str) -> Result<Claim, CheckpointError> {
+        let record = TermRecord {
+            term: Term(self.numbers(FOLDER).await?.last().map_or(1, |it| it + 1)),
+            owner: nonce::unique(),
+            address: address.to_owned(),
+            started: super::now(),
+            version: crate::VERSION.to_owned(),
+        };
+        let path = path(record.term.0);
+        if self.create_json(&path, &record).await? {
+            Ok(Claim::Won(record))
+        } else {
+            Ok(Claim::Lost(self.read_json(&path).await?))
+        }
+    }
+
+    /// Refuses to go on in a term that is over.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Superseded`] and those of the store.
+    pub async fn still_in(&self, own: Term) -> Result<(), CheckpointError> {
+        match self.numbers(FOLDER).await?.last() {
+            Some(newest) if *newest > own.0 => {
+                Err(CheckpointError::Superseded { own: own.0, newest: *newest })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn path(number: u64) -> String {
+    format!("{FOLDER}/{number}.json")
+}

@@ -1,0 +1,215 @@
+//! What can go wrong with a store, by what the caller can do about it.
+//!
+//! The backends' errors differ in form and wording; [`Context::explain`] is the one place that
+//! reads them.
+
+use std::error::Error;
+use std::io;
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+use crate::exit;
+use crate::failure::Explain;
+
+/// The backend's own error.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// An operation on a [`super::Store`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL names no store.
+    #[error("{url} is not a store: {reason}")]
+    BadUrl {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers at the endpoint, or not in time.
+    #[error("cannot reach the object store at {endpoint} for {url}")]
+    Unreachable {
+        /// Where requests go.
+        endpoint: String,
+        /// The object or prefix asked for.
+        url: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The credentials are missing or wrong, or lack the right.
+    #[error("access to {url} is denied")]
+    Denied {
+        /// The object or prefix asked for.
+        url: String,
+        /// Where requests go, for a remote store.
+        endpoint: Option<String>,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// The bucket does not exist.
+    #[error("the bucket of {url} does not exist at {endpoint}")]
+    NoBucket {
+        /// The object or prefix asked for.
+        url: String,
+        /// Where requests go.
+        endpoint: String,
+    },
+    /// There is no such object.
+    #[error("{url} does not exist")]
+    NotFound {
+        /// The object asked for.
+        url: String,
+    },
+    /// A create-only write found the object already there, and not with what was to be written.
+    #[error("{url} exists already")]
+    Exists {
+        /// The object.
+        url: String,
+    },
+    /// The store lets two writers create one object, so nothing could be fenced on it.
+    #[error("the store at {url} does not honour create-only writes")]
+    NotFenced {
+        /// The store.
+        url: String,
+        /// What it did instead.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("cannot {action} {url}")]
+    Other {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The object or prefix.
+        url: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Explain for StoreError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::BadUrl { .. } => {
+                "give a folder, file:///FOLDER, or s3://BUCKET/PREFIX".to_owned()
+            }
+            Self::Unreachable { .. } => {
+                "check the network and AWS_ENDPOINT_URL; plain http beyond this machine also needs \
+                 AWS_ALLOW_HTTP=true"
+                    .to_owned()
+            }
+            Self::Denied { endpoint: None, .. } => {
+                "check owner and permissions of the folder".to_owned()
+            }
+            Self::Denied { endpoint: Some(_), .. } => {
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION; \
+                 profiles in ~/.aws are not read"
+                    .to_owned()
+            }
+            Self::NoBucket { .. } => {
+                "create the bucket first, or correct the URL or AWS_ENDPOINT_URL".to_owned()
+            }
+            Self::NotFound { .. } => "check the URL".to_owned(),
+            Self::Exists { .. } => return None,
+            Self::NotFenced { reason, .. } => format!(
+                "{reason}; use a store with conditional writes (If-None-Match), such as S3, or a \
+                 folder"
+            ),
+            Self::Other { .. } => return None,
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unreachable { .. } => exit::UNAVAILABLE,
+            Self::BadUrl { .. }
+            | Self::Denied { .. }
+            | Self::NoBucket { .. }
+            | Self::NotFound { .. }
+            | Self::NotFenced { .. } => exit::BAD_INPUT,
+            Self::Exists { .. } | Self::Other { .. } => exit::FAILURE,
+        }
+    }
+}
+
+/// What an operation was about, for the error that it may end with.
+pub(super) struct Context<'a> {
+    pub(super) action: &'static str,
+    pub(super) url: String,
+    pub(super) endpoint: Option<&'a str>,
+}
+
+impl Context<'_> {
+    /// The meaning of a backend's error.
+    pub(super) fn explain(self, error: object_store::Error) -> StoreError {
+        use object_store::Error as E;
+        let url = self.url;
+        let text = error.to_string();
+        if let Some(endpoint) = self.endpoint {
+            let endpoint = endpoint.to_owned();
+            if text.contains("NoSuchBucket") {
+                return StoreError::NoBucket { url, endpoint };
+            }
+            // Without keys in the environment the client asks the cloud's metadata service.
+            if text.contains("169.254.169.254") || text.contains("169.254.170.2") {
+                let source = "there are no credentials in the environment".into();
+                return StoreError::Denied { url, endpoint: Some(endpoint), source };
+            }
+            // Listings come without a variant of their own for these.
+            if text.contains("status code: 403") || text.contains("status code: 401") {
+                let source = Box::new(error);
+                return StoreError::Denied { url, endpoint: Some(endpoint), source };
+            }
+            if text.contains("HTTP URL is not allowed")
+                || text.contains("URL scheme is not allowed")
+            {
+                let source = "plain http is refused beyond this machine".into();
+                return StoreError::Unreachable { endpoint, url, source };
+            }
+        }
+        match error {
+            E::NotFound { .. } => StoreError::NotFound { url },
+            E::AlreadyExists { .. } | E::Precondition { .. } => StoreError::Exists { url },
+            E::PermissionDenied { source, .. } | E::Unauthenticated { source, .. } => {
+                StoreError::Denied { url, endpoint: self.endpoint.map(str::to_owned), source }
+            }
+            error => {
+                if let Some(endpoint) = self.endpoint
+                    && cause::<HttpError>(&error).is_some_and(never_answered)
+                {
+                    let (endpoint, source) = (endpoint.to_owned(), Box::new(error));
+                    return StoreError::Unreachable { endpoint, url, source };
+                }
+                if cause::<io::Error>(&error)
+                    .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+                {
+                    return StoreError::Denied { url, endpoint: None, source: Box::new(error) };
+                }
+                StoreError::Other { action: self.action, url, source: Box::new(error) }
+            }
+        }
+    }
+}
+
+fn never_answered(error: &HttpError) -> bool {
+    matches!(
+        error.kind(),
+        HttpErrorKind::Connect
+            | HttpErrorKind::Request
+            | HttpErrorKind::Timeout
+            | HttpErrorKind::Interrupted
+    )
+}
+
+/// The first error of type `T` in the chain.
+fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}

@@ -1,0 +1,128 @@
+//! Opening a run: what is fixed, what may change, and what a damaged record says.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod support;
+
+use bytes::Bytes;
+use convoy_common::config::{RunConfig, Schedule};
+use convoy_common::failure::{Explain as _, Failure};
+use convoy_common::run_record::{self, Opening, RecordError};
+use convoy_common::store::Store;
+use support::{config, dataset, folder};
+
+async fn open(store: &Store, config: &RunConfig, mode: Opening) -> Result<String, RecordError> {
+    run_record::open_or_create(store, config, &dataset(), mode).await.map(|it| it.run_id)
+}
+
+#[tokio::test]
+async fn opened_again_it_is_the_same_run() {
+    let (_folder, store) = folder();
+    let first = open(&store, &config(), Opening::Resume).await.unwrap();
+    assert_eq!(first.len(), 16);
+    assert_eq!(open(&store, &config(), Opening::Resume).await.unwrap(), first);
+    let record = run_record::read(&store).await.unwrap();
+    assert_eq!(record.config, config());
+    assert_eq!(record.digest(), run_record::read(&store).await.unwrap().digest());
+}
+
+#[tokio::test]
+async fn settings_that_leave_the_bits_alone_may_change() {
+    let (_folder, store) = folder();
+    let first = open(&store, &config(), Opening::Resume).await.unwrap();
+    let mut other = config();
+    other.run.url = "s3://elsewhere/run".to_owned();
+    other.data.url = "s3://elsewhere/data".to_owned();
+    other.data.prefetch = 9;
+    other.cluster.workers = 5;
+    other.log.every_steps = 1;
+    other.checkpoint.keep_last = 1;
+    other.evaluation.every_epochs = 2;
+    other.train.epochs = 200;
+    other.train.max_steps = Some(9);
+    assert_eq!(open(&store, &other, Opening::Resume).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn every_forbidden_change_is_in_the_diff() {
+    let (_folder, store) = folder();
+    open(&store, &config(), Opening::Resume).await.unwrap();
+    let mut other = config();
+    other.run.seed = 8;
+    other.model.groups = 1;
+    other.train.batch = 256;
+    other.train.lr = 0.02;
+    other.numerics.microbatch = 16;
+    other.schedule = Schedule::Constant;
+    other.cluster.workers = 5;
+    let mut data = dataset();
+    data.digest = "d2".to_owned();
+    let error =
+        run_record::open_or_create(&store, &other, &data, Opening::Resume).await.unwrap_err();
+    let text = Failure::from(error).to_string();
+    for line in [
+        "dataset.digest: was \"d1\", now \"d2\"",
+        "model.groups: was 2, now 1",
+        "numerics.microbatch: was 32, now 16",
+        "run.seed: was 7, now 8",
+        "schedule.kind: was \"steps\", now \"constant\"",
+        "schedule.drops: was [{\"epoch\":30,\"factor\":0.1}], now unset",
+        "train.batch: was 128, now 256",
+        "train.lr: was 0.01, now 0.02",
+    ] {
+        assert!(text.contains(&format!("\n  {line}\n")), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("cluster"), "{text}");
+    assert!(text.contains("hint: set them back"), "{text}");
+}
+
+#[tokio::test]
+async fn under_plateau_the_cadence_of_evaluation_is_part_of_the_run() {
+    let (_folder, store) = folder();
+    let mut config = config();
+    config.schedule =
+        Schedule::Plateau { min_delta: 1, patience: 3, divide_by: 10.0, max_drops: 3 };
+    open(&store, &config, Opening::Resume).await.unwrap();
+    config.evaluation.every_epochs = 2;
+    let error = open(&store, &config, Opening::Resume).await.unwrap_err();
+    assert!(error.to_string().contains("evaluation.every_epochs: was 1, now 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_fresh_run_does_not_overwrite_one() {
+    let (_folder, store) = folder();
+    open(&store, &config(), Opening::Fresh).await.unwrap();
+    let error = open(&store, &config(), Opening::Fresh).await.unwrap_err();
+    assert!(matches!(error, RecordError::AlreadyThere { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--fresh"));
+    store.put("run.json", Bytes::from_static(b"?")).await.unwrap();
+    let error = open(&store, &config(), Opening::Fresh).await.unwrap_err();
+    assert!(matches!(error, RecordError::AlreadyThere { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_record_and_one_of_another_format_are_told_apart() {
+    let (_folder, store) = folder();
+    for text in ["", "{", "[]", "{\"format\": 1}"] {
+        store.put("run.json", Bytes::from(text)).await.unwrap();
+        let error = open(&store, &config(), Opening::Resume).await.unwrap_err();
+        assert!(matches!(error, RecordError::Damaged { .. }), "{text}: {error}");
+        assert!(error.to_string().contains("run.json is damaged"), "{error}");
+    }
+    store.put("run.json", Bytes::from_static(b"{\"format\": 9}")).await.unwrap();
+    let error = open(&store, &config(), Opening::Resume).await.unwrap_err();
+    assert!(error.to_string().contains("has format 9"), "{error}");
+}
+
+#[tokio::test]
+async fn of_many_that_open_a_new_run_at_once_all_get_the_same_one() {
+    let (_folder, store) = folder();
+    let openers = (0..8).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { open(&store, &config(), Opening::Resume).await.unwrap() })
+    });
+    let mut ids: Vec<String> =
+        futures::future::join_all(openers).await.into_iter().map(|it| it.unwrap()).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
+}
