@@ -5,3 +5,8 @@
 
 pub mod cli;
 mod commands;
+mod launch;
+mod parallel;
+mod prepare;
+mod progress;
+mod synthesize;
