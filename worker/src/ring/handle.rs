@@ -1,0 +1,195 @@
+//! What a trainer holds of a ring: a handle to submit operations, and their results to wait for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use convoy_common::ids::{Generation, Rank};
+use convoy_common::rpc::Address;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::engine::{self, Command, Neighbours};
+use super::grpc::Call;
+use super::link::Link;
+use super::parcel::{Arrival, MAX_CHUNK_BYTES};
+use super::service::RingServer;
+use super::{RingError, numbers};
+
+/// One worker of a roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// As logs and errors call it.
+    pub name: String,
+    /// Where its ring service listens.
+    pub address: Address,
+}
+
+/// What a ring is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The generation; streams of any other are refused.
+    pub generation: Generation,
+    /// This worker's place in the roster.
+    pub rank: Rank,
+    /// All workers in rank order.
+    pub roster: Vec<Member>,
+    /// Bytes of a chunk, alike on all ranks: a multiple of 4, at most 4 MiB.
+    pub chunk_bytes: usize,
+    /// An operation that did not move for so long has failed.
+    ///
+    /// A rank whose left neighbour says that it waits too allows it a fifth more, so that all ranks
+    /// come to blame the one that hangs.
+    pub timeout: Duration,
+    /// How long neighbours may take to come.
+    pub connect_timeout: Duration,
+}
+
+/// A handle to one generation's ring; clones share it.
+///
+/// Operations are numbered in the order of submission, which must be the same on all ranks, as must
+/// the points at which results are waited for. When every handle is dropped, the ring ends as by
+/// [`Ring::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Ring {
+    /// Unbounded, so that submitting never blocks: each entry holds the caller's own data, and the
+    /// caller waits for results.
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Ring {
+    /// Joins the ring: returns once the right neighbour has accepted this rank and the left one has
+    /// come. Neighbours may start at different times, so both are waited for.
+    ///
+    /// # Errors
+    /// [`RingError::BadSettings`]; [`RingError::Unreachable`], [`RingError::Refused`] or
+    /// [`RingError::NotJoined`] naming the neighbour.
+    pub async fn open(settings: Settings, server: &RingServer) -> Result<Self, RingError> {
+        settings.check()?;
+        let Settings { generation, rank, chunk_bytes, connect_timeout, .. } = settings;
+        let world = settings.roster.len() as u32;
+        if world == 1 {
+            return Ok(Self::start(&settings, None));
+        }
+        let neighbours = settings.neighbours();
+        let mut inbox = server.expect(generation, world, rank);
+        let until = Instant::now() + connect_timeout;
+        let right = &settings.roster[((rank.0 + 1) % world) as usize];
+        let call = Call {
+            generation,
+            from: rank,
+            from_name: &settings.roster[rank.0 as usize].name,
+            world,
+            chunk_bytes,
+            peer: &right.name,
+            address: &right.address,
+        };
+        let joined = async {
+            let left = neighbours.left.clone();
+            match timeout_at(until, inbox.arrivals.recv()).await {
+                Ok(Some(Arrival::Opened { chunk_bytes: theirs })) if theirs == chunk_bytes => {
+                    Ok(())
+                }
+                Ok(Some(Arrival::Opened { chunk_bytes: theirs })) => Err(RingError::OutOfStep {
+                    peer: left,
+                    detail: format!("its chunks are of {theirs} bytes, not of {chunk_bytes}"),
+                }),
+                Ok(_) => {
+                    let detail = "its stream ended as it began".to_owned();
+                    Err(RingError::PeerLost { peer: left, detail })
+                }
+                Err(_) => Err(RingError::NotJoined { peer: left, after: connect_timeout }),
+            }
+        };
+        let ((out, receipts), ()) = tokio::try_join!(call.open(connect_timeout), joined)?;
+        tracing::info!(%generation, %rank, world, left = neighbours.left, right = neighbours.right, "ring joined");
+        Ok(Self::start(&settings, Some(Link { out, receipts, inbox })))
+    }
+
+    /// Starts the engine on a link; without one the ring is this rank alone.
+    pub(crate) fn start(settings: &Settings, link: Option<Link>) -> Self {
+        let (commands, received) = mpsc::unbounded_channel();
+        tokio::spawn(engine::run(settings.clone(), settings.neighbours(), link, received));
+        Self { commands }
+    }
+
+    /// Sums `data` over all ranks, element by element; the result has the same bits on every rank.
+    ///
+    /// All ranks must give the same number of elements.
+    pub fn all_reduce(&self, data: Vec<f32>) -> Pending<Vec<f32>> {
+        let (reply, result) = oneshot::channel();
+        // A ring that is gone drops the reply, which the waiter sees.
+        let _ = self.commands.send(Command::AllReduce { data, reply });
+        Pending { result }
+    }
+
+    /// Brings every rank's block to every rank, in rank order; sizes may differ and may be 0.
+    pub fn all_gather(&self, block: Bytes) -> Pending<Vec<Bytes>> {
+        let (reply, result) = oneshot::channel();
+        let _ = self.commands.send(Command::AllGather { block, reply });
+        Pending { result }
+    }
+
+    /// Ends the ring in order: waits until all operations are done and the right neighbour has
+    /// everything that it needs, at most for the ring's timeout.
+    ///
+    /// # Errors
+    /// The ring's first error, or [`RingError::Timeout`] naming the right neighbour.
+    pub fn shutdown(&self) -> Pending<()> {
+        let (reply, result) = oneshot::channel();
+        let _ = self.commands.send(Command::Shutdown { reply });
+        Pending { result }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), RingError> {
+        let error = |reason: String| Err(RingError::BadSettings { reason });
+        let world = self.roster.len();
+        if world == 0 || world > 1 << 16 || self.rank.0 as usize >= world {
+            return error(format!("there is no rank {} among {world}", self.rank));
+        }
+        let chunk = self.chunk_bytes;
+        if chunk == 0 || !chunk.is_multiple_of(numbers::SIZE) || chunk > MAX_CHUNK_BYTES {
+            return error(format!(
+                "chunks of {chunk} bytes: they must be a multiple of {} of at most {MAX_CHUNK_BYTES}",
+                numbers::SIZE
+            ));
+        }
+        Ok(())
+    }
+
+    fn neighbours(&self) -> Neighbours {
+        let world = self.roster.len();
+        let rank = self.rank.0 as usize;
+        Neighbours {
+            left: self.roster[(rank + world - 1) % world].name.clone(),
+            right: self.roster[(rank + 1) % world].name.clone(),
+        }
+    }
+}
+
+/// The result of an operation, once it is there.
+#[derive(Debug)]
+#[must_use = "an operation's result, or its error, is known only to who waits for it"]
+pub struct Pending<T> {
+    result: oneshot::Receiver<Result<T, RingError>>,
+}
+
+impl<T> Pending<T> {
+    /// Blocks the calling thread, which must be no thread of an async runtime, until the result is
+    /// there. The ring's deadline bounds it.
+    ///
+    /// # Errors
+    /// The ring's first error.
+    pub fn wait(self) -> Result<T, RingError> {
+        self.result.blocking_recv().unwrap_or(Err(RingError::Closed))
+    }
+
+    /// The same for async callers.
+    ///
+    /// # Errors
+    /// The ring's first error.
+    pub async fn done(self) -> Result<T, RingError> {
+        self.result.await.unwrap_or(Err(RingError::Closed))
+    }
+}

@@ -1,0 +1,373 @@
+//! One suite for every kind of link, and what happens when a peer or a wire fails.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use convoy_common::ids::{Generation, Rank, Term};
+use convoy_common::rpc::Address;
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::memory::{self, Fate, Wire};
+use super::parcel::Outgoing;
+use super::{Member, Ring, RingError, RingServer, Settings};
+
+const CHUNK: usize = 1 << 10;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn generation(counter: u32) -> Generation {
+    Generation { term: Term(1), counter }
+}
+
+fn settings(rank: u32, addresses: &[Address], chunk_bytes: usize) -> Settings {
+    let member = |(r, address): (usize, &Address)| Member {
+        name: format!("worker-{r}"),
+        address: address.clone(),
+    };
+    Settings {
+        generation: generation(1),
+        rank: Rank(rank),
+        roster: addresses.iter().enumerate().map(member).collect(),
+        chunk_bytes,
+        timeout: TIMEOUT,
+        connect_timeout: Duration::from_secs(20),
+    }
+}
+
+fn nowhere(world: u32) -> Vec<Address> {
+    vec!["127.0.0.1:1".parse().unwrap(); world as usize]
+}
+
+/// Rings over memory, each wire with its own ways.
+fn wired(wires: Vec<Wire>) -> Vec<Ring> {
+    let addresses = nowhere(wires.len() as u32);
+    (0..)
+        .zip(memory::wired(wires, CHUNK))
+        .map(|(rank, link)| Ring::start(&settings(rank, &addresses, CHUNK), Some(link)))
+        .collect()
+}
+
+fn over_memory(world: u32, chunk: usize) -> Vec<Ring> {
+    let addresses = nowhere(world);
+    (0..)
+        .zip(memory::ring(world, chunk))
+        .map(|(rank, link)| Ring::start(&settings(rank, &addresses, chunk), Some(link)))
+        .collect()
+}
+
+async fn servers(world: u32) -> (Vec<Address>, Vec<RingServer>) {
+    let any: Address = "127.0.0.1:0".parse().unwrap();
+    let bound = join_all((0..world).map(|_| RingServer::bind(&any))).await;
+    bound.into_iter().map(Result::unwrap).map(|(at, it)| (Address::from(at), it)).unzip()
+}
+
+async fn over_grpc(world: u32, chunk: usize) -> (Vec<Ring>, Vec<RingServer>) {
+    let (addresses, servers) = servers(world).await;
+    let open = |(rank, server)| Ring::open(settings(rank, &addresses, chunk), server);
+    let rings = join_all((0..).zip(&servers).map(open)).await;
+    (rings.into_iter().map(Result::unwrap).collect(), servers)
+}
+
+/// Numbers that look random, the same for the same rank and place.
+fn data(rank: usize, elements: usize) -> Vec<f32> {
+    (0..elements)
+        .map(|i| {
+            let mixed = (i as u32 ^ (rank as u32) << 24).wrapping_mul(0x9e37_79b9).rotate_left(13);
+            (mixed.wrapping_mul(0x85eb_ca6b) as f32 / u32::MAX as f32 - 0.5) * 8.0
+        })
+        .collect()
+}
+
+async fn check_sum(rings: &[Ring], elements: usize) {
+    let pending = rings.iter().enumerate().map(|(r, it)| it.all_reduce(data(r, elements)).done());
+    let sums: Vec<Vec<f32>> =
+        join_all(pending).await.into_iter().collect::<Result<_, _>>().unwrap();
+    let bits = |it: &[f32]| it.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let inputs: Vec<_> = (0..rings.len()).map(|r| data(r, elements)).collect();
+    for sum in &sums {
+        assert_eq!(sum.len(), elements);
+        assert!(bits(sum) == bits(&sums[0]), "ranks differ in bits");
+    }
+    for (i, &sum) in sums[0].iter().enumerate() {
+        let exact: f64 = inputs.iter().map(|it| f64::from(it[i])).sum();
+        assert!((f64::from(sum) - exact).abs() < 1e-5, "element {i}: {sum} for {exact}");
+    }
+}
+
+async fn check_gather(rings: &[Ring]) {
+    let blocks: Vec<Bytes> = (0..rings.len())
+        .map(|r| vec![r as u8; [0, 1, 5000, 1024, 3, 0, 2049, 7][r % 8]].into())
+        .collect();
+    let pending = rings.iter().zip(&blocks).map(|(it, block)| it.all_gather(block.clone()).done());
+    for gathered in join_all(pending).await {
+        assert!(gathered.unwrap() == blocks);
+    }
+}
+
+/// What any ring must do.
+async fn conforms(rings: &[Ring]) {
+    for elements in [0, 1, rings.len().saturating_sub(1), 97, 1009, 7919] {
+        check_sum(rings, elements).await;
+    }
+    check_gather(rings).await;
+    // Two operations in flight, of which either may be the longer.
+    for elements in [3, 60_000] {
+        tokio::join!(check_sum(rings, elements), check_gather(rings));
+    }
+    for end in join_all(rings.iter().map(|it| it.shutdown().done())).await {
+        assert_eq!(end, Ok(()));
+    }
+    assert_eq!(rings[0].all_reduce(vec![1.0]).done().await, Err(RingError::Closed));
+}
+
+#[tokio::test]
+async fn rings_of_two_to_eight_ranks_conform_over_memory() {
+    for world in 2..=8 {
+        conforms(&over_memory(world, CHUNK)).await;
+    }
+}
+
+#[tokio::test]
+async fn rings_of_one_to_eight_ranks_conform_over_grpc() {
+    for world in 1..=8 {
+        let (rings, _servers) = over_grpc(world, CHUNK).await;
+        conforms(&rings).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn millions_of_numbers_are_summed_over_memory_and_over_grpc() {
+    check_sum(&over_memory(3, 256 << 10), 2_000_003).await;
+    let (rings, _servers) = over_grpc(3, 256 << 10).await;
+    check_sum(&rings, 3_000_017).await;
+}
+
+#[tokio::test]
+async fn a_small_operation_overtakes_a_big_one_that_was_submitted_before_it() {
+    let rings = over_memory(2, CHUNK);
+    let big = join_all(rings.iter().map(|it| it.all_reduce(vec![1.0; 500_000]).done()));
+    let small = join_all(rings.iter().map(|it| it.all_reduce(vec![2.0]).done()));
+    let mut big = std::pin::pin!(big);
+    tokio::select! {
+        biased;
+        _ = &mut big => panic!("the big one came first"),
+        sums = small => assert!(sums.into_iter().all(|it| it == Ok(vec![4.0]))),
+    }
+    assert!(big.await.into_iter().all(|it| it == Ok(vec![2.0; 500_000])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rank_that_submits_late_finds_what_came_before() {
+    let rings = over_memory(3, CHUNK);
+    let early: Vec<_> = rings[..2].iter().map(|it| it.all_reduce(vec![1.0; 5000]).done()).collect();
+    tokio::time::sleep(TIMEOUT / 2).await;
+    let late = rings[2].all_reduce(vec![1.0; 5000]).done();
+    assert_eq!(late.await, Ok(vec![3.0; 5000]));
+    assert!(join_all(early).await.into_iter().all(|it| it == Ok(vec![3.0; 5000])));
+}
+
+/// Rings over memory where the wire of rank `broken` passes `frames` frames and then does `fate`.
+fn broken(world: u32, broken: u32, frames: u32, fate: fn(Outgoing) -> Fate) -> Vec<Ring> {
+    let wire = |rank| -> Wire {
+        let mut left = frames;
+        Box::new(move |frame| {
+            if rank != broken || left > 0 {
+                left = left.saturating_sub(1);
+                Fate::Pass(frame)
+            } else {
+                fate(frame)
+            }
+        })
+    };
+    wired((0..world).map(wire).collect())
+}
+
+async fn errors(rings: &[Ring]) -> Vec<RingError> {
+    let pending = rings.iter().map(|it| it.all_reduce(vec![1.0; 10_000]).done());
+    join_all(pending).await.into_iter().map(Result::unwrap_err).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn everyone_blames_the_peer_that_hangs_once_the_deadline_has_passed() {
+    for frames in [0, 7] {
+        let rings = broken(4, 1, frames, |_| Fate::Hang);
+        let start = Instant::now();
+        let errors = errors(&rings).await;
+        assert!(start.elapsed() >= TIMEOUT && start.elapsed() < TIMEOUT * 6 / 5);
+        assert!(matches!(&errors[2], RingError::Timeout { peer, .. } if peer == "worker-1"));
+        for error in errors {
+            assert_eq!(error.blame(), Some("worker-1"), "{error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rank_that_never_submits_is_blamed_by_all_others() {
+    let rings = over_memory(3, CHUNK);
+    for error in errors(&rings[..2]).await {
+        assert_eq!(error.blame(), Some("worker-2"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wire_that_breaks_is_known_at_once_and_the_error_stays() {
+    let rings = broken(3, 0, 3, |_| Fate::Cut);
+    let start = Instant::now();
+    let first = errors(&rings).await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(matches!(&first[1], RingError::PeerLost { peer, .. } if peer == "worker-0"));
+    assert!(first.iter().all(|it| it.blame().is_some()));
+    // Every later operation fails with the same.
+    assert_eq!(errors(&rings).await, first);
+    assert_eq!(rings[1].shutdown().done().await, Err(first[1].clone()));
+}
+
+/// A frame whose data no longer matches its checksum.
+fn corrupted(frame: Outgoing) -> Fate {
+    Fate::Pass(match frame {
+        Outgoing::Parcel(mut parcel) => {
+            let mut data = parcel.data.to_vec();
+            data[0] ^= 1;
+            parcel.data = data.into();
+            Outgoing::Parcel(parcel)
+        }
+        other => other,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_wrong_bit_is_detected_and_its_sender_named() {
+    let rings = broken(3, 2, 4, corrupted);
+    let errors = errors(&rings).await;
+    assert!(matches!(&errors[0], RingError::Corrupt { peer, .. } if peer == "worker-2"));
+    assert!(errors.iter().all(|it| it.blame() == Some("worker-2")), "{errors:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn impossible_chunks_are_errors_and_no_panics() {
+    fn tampered(change: fn(&mut super::parcel::Parcel)) -> Wire {
+        Box::new(move |frame| match frame {
+            Outgoing::Parcel(mut parcel) => {
+                change(&mut parcel);
+                Fate::Pass(Outgoing::Parcel(parcel))
+            }
+            other => Fate::Pass(other),
+        })
+    }
+    let changes: [fn(&mut super::parcel::Parcel); 5] = [
+        |it| it.hop = u32::MAX,
+        |it| it.index = u32::MAX,
+        |it| it.total = u64::MAX,
+        |it| it.operation = u64::MAX,
+        |it| it.collective = super::parcel::Collective::AllGather,
+    ];
+    for change in changes {
+        let rings = wired(vec![tampered(change), Box::new(Fate::Pass)]);
+        let errors = errors(&rings).await;
+        assert!(matches!(&errors[1], RingError::OutOfStep { peer, .. } if peer == "worker-0"));
+    }
+    let rings = wired(vec![tampered(|it| it.total = u64::MAX), Box::new(Fate::Pass)]);
+    let blocks = join_all(rings.iter().map(|it| it.all_gather(Bytes::new()).done())).await;
+    assert!(matches!(&blocks[1], Err(RingError::OutOfStep { .. })), "{blocks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranks_that_disagree_about_the_size_are_told() {
+    let rings = over_memory(2, CHUNK);
+    let pending = [rings[0].all_reduce(vec![1.0; 10]), rings[1].all_reduce(vec![1.0; 12])];
+    for outcome in join_all(pending.map(super::Pending::done)).await {
+        assert!(outcome.unwrap_err().blame().is_some());
+    }
+}
+
+#[test]
+fn a_ring_of_one_returns_what_it_is_given() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ring = runtime.block_on(async {
+        let (addresses, servers) = servers(1).await;
+        Ring::open(settings(0, &addresses, CHUNK), &servers[0]).await.unwrap()
+    });
+    assert_eq!(ring.all_reduce(vec![1.0, 2.0]).wait(), Ok(vec![1.0, 2.0]));
+    assert_eq!(ring.all_gather(Bytes::from("a")).wait(), Ok(vec![Bytes::from("a")]));
+    assert_eq!(ring.shutdown().wait(), Ok(()));
+}
+
+#[tokio::test]
+async fn one_service_serves_one_generation_after_another() {
+    let (addresses, servers) = servers(3).await;
+    for counter in 1..=3 {
+        let open = |(rank, server)| {
+            let settings = settings(rank, &addresses, CHUNK);
+            Ring::open(Settings { generation: generation(counter), ..settings }, server)
+        };
+        let rings = join_all((0..).zip(&servers).map(open)).await;
+        let rings: Vec<Ring> = rings.into_iter().map(Result::unwrap).collect();
+        check_sum(&rings, 5000).await;
+        if counter == 1 {
+            // The first ends in order, the second is dropped.
+            join_all(rings.iter().map(|it| it.shutdown().done())).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rank_of_an_old_generation_is_refused_for_good() {
+    let (addresses, servers) = servers(2).await;
+    let _inbox = servers[1].expect(generation(2), 2, Rank(1));
+    let error = Ring::open(settings(0, &addresses, CHUNK), &servers[0]).await.unwrap_err();
+    assert!(matches!(&error, RingError::Refused { peer, .. } if peer == "worker-1"), "{error}");
+    assert!(error.to_string().contains("generation 1.1 is over"), "{error}");
+}
+
+#[tokio::test]
+async fn a_right_neighbour_that_is_not_there_is_named_after_the_connect_timeout() {
+    let (mut addresses, mut servers) = servers(2).await;
+    addresses[1] = "127.0.0.1:1".parse().unwrap();
+    servers.truncate(1);
+    let settings = settings(0, &addresses, CHUNK);
+    let settings = Settings { connect_timeout: Duration::from_millis(300), ..settings };
+    let error = Ring::open(settings, &servers[0]).await.unwrap_err();
+    assert_eq!(error.blame(), Some("worker-1"), "{error}");
+}
+
+#[test]
+fn neighbours_name_a_worker_whose_process_ends_in_the_middle() {
+    let lively = tokio::runtime::Runtime::new().unwrap();
+    let doomed = tokio::runtime::Runtime::new().unwrap();
+    let (mut addresses, mut all) = lively.block_on(servers(2));
+    let (last_address, last_server) = doomed.block_on(servers(1));
+    addresses.extend(last_address);
+    all.extend(last_server);
+    let open = |rank: u32| Ring::open(settings(rank, &addresses, CHUNK), &all[rank as usize]);
+    let (others, victim) = std::thread::scope(|scope| {
+        let victim = scope.spawn(|| doomed.block_on(open(2)).unwrap());
+        let others = lively.block_on(async { tokio::try_join!(open(0), open(1)) }).unwrap();
+        (others, victim.join().unwrap())
+    });
+    let pending = [others.0.all_reduce(vec![1.0; 5000]), others.1.all_reduce(vec![1.0; 5000])];
+    let start = std::time::Instant::now();
+    // Its sockets close as they do when a process is killed; it never submitted its part.
+    doomed.shutdown_background();
+    for outcome in pending {
+        let error = outcome.wait().unwrap_err();
+        assert_eq!(error.blame(), Some("worker-2"), "{error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop(victim);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_refused() {
+    let (addresses, servers) = servers(2).await;
+    let bad = [
+        settings(2, &addresses, CHUNK),
+        settings(0, &[], CHUNK),
+        settings(0, &addresses, 0),
+        settings(0, &addresses, 6),
+        settings(0, &addresses, 8 << 20),
+    ];
+    for settings in bad {
+        let error = Ring::open(settings, &servers[0]).await.unwrap_err();
+        assert!(matches!(error, RingError::BadSettings { .. }), "{error}");
+    }
+}
