@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    convoy_worker::allocator::ensure_tuned();
     convoy_worker::cli::main()
 }

@@ -1,0 +1,259 @@
+//! The update: one step's reduced gradients into momentum and weights.
+//!
+//! PyTorch's form of SGD: `v = mu v + (g + lambda w)`, then `w = w - eta v`. Nothing is written
+//! until all inputs have been checked to be there, and nothing here waits for anybody: a step is
+//! committed as a whole or not at all.
+//!
+//! On the CPU a fully connected layer is updated in blocks of rows that stay in the cache: scale
+//! the block's momentum, multiply the factors into it, add the decay, subtract from the weights.
+//! The gradient itself is never stored. Blocks are fixed by the layer's shape, so it does not
+//! matter for the bits how many threads share them.
+
+use tch::Tensor;
+
+use super::head::{HeadGradient, LAYERS};
+use super::{ModelError, Net, Result, host, threads};
+
+/// Bytes of one block of momentum; three times that should fit the second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// One step's settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyper {
+    /// Learning rate, eta.
+    pub lr: f64,
+    /// Momentum, mu.
+    pub momentum: f64,
+    /// L2 penalty, lambda; on weights and biases alike.
+    pub weight_decay: f64,
+}
+
+/// The gradients of one step, summed over the global batch; deltas and sums are divided by its
+/// size already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reduced {
+    /// Weights and biases of conv1 to conv5, in order.
+    pub trunk: Vec<f32>,
+    /// fc6, fc7, fc8.
+    pub head: [HeadGradient; LAYERS],
+}
+
+impl Reduced {
+    /// Whether all numbers are finite. Factors must also be so small that no product of theirs
+    /// can overflow.
+    pub fn is_finite(&self) -> bool {
+        let largest = |values: &[f32]| {
+            // Not `max`, which would lose what is no number.
+            values.iter().fold(0f64, |most, &value| {
+                let size = f64::from(value.abs());
+                if size <= most { most } else { size }
+            })
+        };
+        let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        let head = self.head.iter().all(|gradient| match gradient {
+            HeadGradient::Dense(values) => finite(values),
+            HeadGradient::Factors(factors) => {
+                finite(&factors.activations)
+                    && finite(&factors.deltas)
+                    && largest(&factors.activations)
+                        * largest(&factors.deltas)
+                        * factors.rows as f64
+                        <= f64::from(f32::MAX)
+            }
+        });
+        head && finite(&self.trunk)
+    }
+}
+
+impl Net {
+    /// Applies one step. `lanes` threads share the work; no lane may compute meanwhile.
+    ///
+    /// # Errors
+    /// [`ModelError::Size`] if a gradient does not fit the net; nothing is written then.
+    pub fn commit(&mut self, reduced: &Reduced, hyper: Hyper, lanes: u32) -> Result<()> {
+        self.check(reduced)?;
+        tch::no_grad(|| self.apply(reduced, hyper, lanes.max(1)))
+    }
+
+    fn check(&self, reduced: &Reduced) -> Result<()> {
+        let same = |what, expected: usize, actual: usize| {
+            if expected == actual {
+                Ok(())
+            } else {
+                Err(ModelError::Size { what, expected, actual })
+            }
+        };
+        same("gradient of the trunk", self.spec.trunk_len(), reduced.trunk.len())?;
+        for (linear, gradient) in self.spec.linears().iter().zip(&reduced.head) {
+            match gradient {
+                HeadGradient::Dense(values) => {
+                    same(
+                        "gradient of a layer",
+                        linear.outputs * (linear.inputs + 1),
+                        values.len(),
+                    )?;
+                }
+                HeadGradient::Factors(factors) => {
+                    same("activations", factors.rows * linear.inputs, factors.activations.len())?;
+                    same("deltas", factors.rows * linear.outputs, factors.deltas.len())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, reduced: &Reduced, hyper: Hyper, lanes: u32) -> Result<()> {
+        let trunk = 2 * self.spec.convs().len();
+        let mut rest = reduced.trunk.as_slice();
+        for index in 0..trunk {
+            let (mine, others) = rest.split_at(self.weights[index].numel());
+            self.dense(index, mine, hyper)?;
+            rest = others;
+        }
+        for (layer, gradient) in reduced.head.iter().enumerate() {
+            let index = trunk + 2 * layer;
+            match gradient {
+                HeadGradient::Dense(values) => {
+                    let (weight, bias) = values.split_at(self.weights[index].numel());
+                    self.dense(index, weight, hyper)?;
+                    self.dense(index + 1, bias, hyper)?;
+                }
+                HeadGradient::Factors(factors) if factors.rows == 0 => {
+                    self.dense(index, &vec![0.0; self.weights[index].numel()], hyper)?;
+                    self.dense(index + 1, &vec![0.0; self.weights[index + 1].numel()], hyper)?;
+                }
+                HeadGradient::Factors(factors) => {
+                    let (activations, deltas) = factors.tensors()?;
+                    self.factored(index, &activations, &deltas, hyper, lanes)?;
+                    self.dense(index + 1, &factors.bias_gradient(), hyper)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates one tensor from its gradient.
+    fn dense(&mut self, index: usize, gradient: &[f32], hyper: Hyper) -> Result<()> {
+        let (weight, momentum) = (&mut self.weights[index], &mut self.momentum[index]);
+        let (eta, mu, lambda) = hyper.rounded();
+        if let (Some(w), Some(v)) = (host::values_mut(weight), host::values_mut(momentum)) {
+            for ((w, v), &g) in w.iter_mut().zip(v).zip(gradient) {
+                *v = mu * *v + g + lambda * *w;
+                *w -= eta * *v;
+            }
+            return Ok(());
+        }
+        let gradient = Tensor::f_from_slice(gradient)?
+            .f_view(weight.size().as_slice())?
+            .f_to_device(weight.device())?;
+        let _ = momentum.f_mul_scalar_(hyper.momentum)?.f_add_(&gradient)?;
+        finish(weight, momentum, hyper)
+    }
+
+    /// Updates one weight from the factors of its gradient.
+    fn factored(
+        &mut self,
+        index: usize,
+        activations: &Tensor,
+        deltas: &Tensor,
+        hyper: Hyper,
+        lanes: u32,
+    ) -> Result<()> {
+        let (weight, momentum) = (&mut self.weights[index], &mut self.momentum[index]);
+        if self.device.is_cuda() {
+            let device = weight.device();
+            let (activations, deltas) =
+                (activations.f_to_device(device)?, deltas.f_to_device(device)?);
+            let _ =
+                momentum.f_mul_scalar_(hyper.momentum)?.f_addmm_(&deltas.f_tr()?, &activations)?;
+            return finish(weight, momentum, hyper);
+        }
+        let deltas = deltas.f_tr()?.f_contiguous()?;
+        let (rows, columns) = weight.size2()?;
+        let block = (BLOCK_BYTES as i64 / (columns * 4)).clamp(1, rows);
+        let blocks: Vec<Block> = (0..rows)
+            .step_by(block as usize)
+            .map(|start| {
+                let length = block.min(rows - start);
+                Ok(Block {
+                    weight: weight.f_narrow(0, start, length)?,
+                    momentum: momentum.f_narrow(0, start, length)?,
+                    deltas: deltas.f_narrow(0, start, length)?,
+                    activations: activations.shallow_clone(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        share(blocks, lanes, |block| block.update(hyper))
+    }
+}
+
+impl Hyper {
+    /// Rate, momentum and decay as the kernels use them.
+    fn rounded(self) -> (f32, f32, f32) {
+        (self.lr as f32, self.momentum as f32, self.weight_decay as f32)
+    }
+}
+
+/// Rows of one layer, with what their update needs.
+#[derive(Debug)]
+struct Block {
+    weight: Tensor,
+    momentum: Tensor,
+    deltas: Tensor,
+    activations: Tensor,
+}
+
+impl Block {
+    fn update(mut self, hyper: Hyper) -> Result<()> {
+        let (eta, mu, lambda) = hyper.rounded();
+        let not_plain = || ModelError::Size { what: "rows in host memory", expected: 1, actual: 0 };
+        for v in host::values_mut(&mut self.momentum).ok_or_else(not_plain)? {
+            *v *= mu;
+        }
+        let _ = self.momentum.f_addmm_(&self.deltas, &self.activations)?;
+        let v = host::values_mut(&mut self.momentum).ok_or_else(not_plain)?;
+        let w = host::values_mut(&mut self.weight).ok_or_else(not_plain)?;
+        for (w, v) in w.iter_mut().zip(v) {
+            *v += lambda * *w;
+            *w -= eta * *v;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the blocks on so many threads, each with kernels of one thread.
+fn share(
+    blocks: Vec<Block>,
+    lanes: u32,
+    update: impl Fn(Block) -> Result<()> + Sync,
+) -> Result<()> {
+    let lanes = (lanes as usize).min(blocks.len());
+    if lanes <= 1 {
+        return blocks.into_iter().try_for_each(update);
+    }
+    let mut shares: Vec<Vec<Block>> = (0..lanes).map(|_| Vec::new()).collect();
+    for (index, block) in blocks.into_iter().enumerate() {
+        shares[index % lanes].push(block);
+    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = shares
+            .into_iter()
+            .map(|blocks| {
+                scope.spawn(|| {
+                    threads::use_on_this_thread(1);
+                    tch::no_grad(|| blocks.into_iter().try_for_each(&update))
+                })
+            })
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+/// The rest of an update where the device does it: decay, then weights.
+fn finish(weight: &mut Tensor, momentum: &mut Tensor, hyper: Hyper) -> Result<()> {
+    let _ = momentum.f_add_(&weight.f_mul_scalar(hyper.weight_decay)?)?;
+    let _ = weight.f_sub_(&momentum.f_mul_scalar(hyper.lr)?)?;
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Views of CPU tensors as slices, for the kernels that are written in Rust.
+//!
+//! Tensors share storage between clones, which the borrow checker cannot see. The views are
+//! therefore private to the model, short-lived, and taken only where no other thread writes the
+//! tensor: lanes never write weights, and a commit runs while no lane does.
+#![expect(unsafe_code, reason = "tensors hand out their memory as a raw pointer")]
+
+use tch::{Kind, Tensor};
+
+/// The values of a contiguous f32 tensor in host memory, or `None` if it is not one.
+pub(super) fn values(tensor: &Tensor) -> Option<&[f32]> {
+    let (pointer, length) = parts(tensor)?;
+    // SAFETY: `parts` has checked that `length` f32 lie at `pointer`; the storage lives as long as
+    // the tensor that is borrowed; nothing writes it meanwhile (see the module's rule).
+    Some(unsafe { std::slice::from_raw_parts(pointer, length) })
+}
+
+/// The same for writing.
+pub(super) fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    let (pointer, length) = parts(tensor)?;
+    // SAFETY: as above; the tensor is borrowed mutably, and the module's rule excludes a view of
+    // the same storage through a clone while this one is alive.
+    Some(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
+}
+
+fn parts(tensor: &Tensor) -> Option<(*mut f32, usize)> {
+    let plain = tensor.defined()
+        && tensor.device() == tch::Device::Cpu
+        && !tensor.is_mkldnn()
+        && !tensor.is_sparse()
+        && tensor.f_kind().is_ok_and(|kind| kind == Kind::Float)
+        && tensor.is_contiguous();
+    let length = if plain { tensor.numel() } else { return None };
+    let pointer = tensor.data_ptr().cast::<f32>();
+    // An empty tensor may have no memory; a slice may not have a null pointer.
+    if pointer.is_null() { None } else { Some((pointer, length)) }
+}

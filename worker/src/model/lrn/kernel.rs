@@ -1,0 +1,314 @@
+//! The CPU kernel of one sample: ReLU, normalisation and max pooling in one pass each way.
+//!
+//! ```text
+//! x --relu--> a --/ (k + alpha * sum a^2)^beta--> y --max 3x3/2--> output, winners
+//! ```
+//!
+//! A sample is walked in chunks of [`LANES`] neighbouring places, all channels of a chunk at once,
+//! so that the sums over channels stay in the first-level cache and every inner loop is plain
+//! enough for the compiler to vectorise. Only `x` and the winners are kept for the way back;
+//! the rest is computed again, which is cheaper than reading it from memory.
+//!
+//! Derivative of the normalisation, with `d = k + alpha * sum a^2` and window sums over channels:
+//! `da = dy * d^-beta - 2 * alpha * beta * a * sum(dy * a * d^(-beta - 1))`.
+//!
+//! Values that are not numbers are passed on, never hidden, so that a diverging run is noticed.
+
+use super::{ALPHA, BETA, K, WINDOW};
+use crate::model::spec::{POOL_SIZE, POOL_STRIDE};
+
+/// Places handled together.
+const LANES: usize = 16;
+/// Channels on each side in one sum.
+const REACH: usize = WINDOW / 2;
+
+/// One sample's shape: channels of square maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Plane {
+    /// Number of channels.
+    pub channels: usize,
+    /// Height and width before pooling; at least 3.
+    pub side: usize,
+}
+
+impl Plane {
+    /// Values before pooling.
+    pub fn len(self) -> usize {
+        self.channels * self.side * self.side
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Height and width after pooling.
+    pub fn pooled_side(self) -> usize {
+        (self.side - POOL_SIZE) / POOL_STRIDE + 1
+    }
+
+    /// Values after pooling.
+    pub fn pooled_len(self) -> usize {
+        self.channels * self.pooled_side() * self.pooled_side()
+    }
+}
+
+type Lanes = [f32; LANES];
+
+/// Working memory, reused from sample to sample.
+#[derive(Debug)]
+pub struct Scratch {
+    /// One sample before pooling: `y` on the way forward, `dy` on the way back.
+    map: Vec<f32>,
+    /// By channel, with [`REACH`] rows of zeros at each end.
+    active: Vec<Lanes>,
+    /// What is summed over channels, with the same zeros.
+    summed: Vec<Lanes>,
+    /// By channel, without them.
+    scale: Vec<Lanes>,
+}
+
+impl Scratch {
+    /// For samples of this shape.
+    pub fn new(plane: Plane) -> Self {
+        let padded = vec![[0.0; LANES]; plane.channels + 2 * REACH];
+        Self {
+            map: vec![0.0; plane.len()],
+            active: padded.clone(),
+            summed: padded,
+            scale: vec![[0.0; LANES]; plane.channels],
+        }
+    }
+
+    /// Loads one chunk and computes `a`, and `d` in place of the scale.
+    fn load(&mut self, plane: Plane, x: &[f32], start: usize, width: usize) {
+        let area = plane.side * plane.side;
+        for channel in 0..plane.channels {
+            let from = &x[channel * area + start..][..width];
+            let (active, squares) =
+                (&mut self.active[channel + REACH], &mut self.summed[channel + REACH]);
+            if width < LANES {
+                *active = [0.0; LANES];
+            }
+            active[..width].copy_from_slice(from);
+            for lane in 0..LANES {
+                let value = active[lane];
+                // Written so that a value that is no number stays one.
+                let value = if value < 0.0 { 0.0 } else { value };
+                active[lane] = value;
+                squares[lane] = value * value;
+            }
+        }
+        for channel in 0..plane.channels {
+            self.scale[channel] = window_sum(&self.summed, channel).map(|sum| K + ALPHA * sum);
+        }
+    }
+}
+
+#[inline(always)]
+fn window_sum(rows: &[Lanes], channel: usize) -> Lanes {
+    let mut sum = rows[channel];
+    for row in &rows[channel + 1..channel + WINDOW] {
+        for lane in 0..LANES {
+            sum[lane] += row[lane];
+        }
+    }
+    sum
+}
+
+/// `d^-0.75`.
+#[inline(always)]
+fn power(d: f32) -> f32 {
+    let root = d.sqrt();
+    1.0 / (root * root.sqrt())
+}
+
+/// One sample forward: `x` has [`Plane::len`] values; `output` and `winners` (the place within
+/// its window, row by row) have [`Plane::pooled_len`].
+pub fn forward(
+    plane: Plane,
+    x: &[f32],
+    output: &mut [f32],
+    winners: &mut [u8],
+    scratch: &mut Scratch,
+) {
+    let area = plane.side * plane.side;
+    for start in (0..area).step_by(LANES) {
+        let width = LANES.min(area - start);
+        scratch.load(plane, x, start, width);
+        for channel in 0..plane.channels {
+            let (active, d) = (&scratch.active[channel + REACH], &scratch.scale[channel]);
+            let mut y = [0.0; LANES];
+            for lane in 0..LANES {
+                y[lane] = active[lane] * power(d[lane]);
+            }
+            scratch.map[channel * area + start..][..width].copy_from_slice(&y[..width]);
+        }
+    }
+    pool(plane, &scratch.map, output, winners);
+}
+
+/// One sample backward: the gradient at `x` from the gradient after pooling.
+pub fn backward(
+    plane: Plane,
+    x: &[f32],
+    gradient: &[f32],
+    winners: &[u8],
+    output: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    unpool(plane, gradient, winners, &mut scratch.map);
+    let area = plane.side * plane.side;
+    for start in (0..area).step_by(LANES) {
+        let width = LANES.min(area - start);
+        scratch.load(plane, x, start, width);
+        for channel in 0..plane.channels {
+            let mut dy = [0.0; LANES];
+            dy[..width].copy_from_slice(&scratch.map[channel * area + start..][..width]);
+            let (active, d) = (&scratch.active[channel + REACH], &mut scratch.scale[channel]);
+            let summed = &mut scratch.summed[channel + REACH];
+            for lane in 0..LANES {
+                let straight = dy[lane] * power(d[lane]);
+                summed[lane] = straight * active[lane] / d[lane];
+                d[lane] = straight;
+            }
+        }
+        for channel in 0..plane.channels {
+            let (active, straight) = (&scratch.active[channel + REACH], &scratch.scale[channel]);
+            let sum = window_sum(&scratch.summed, channel);
+            let mut dx = [0.0; LANES];
+            for lane in 0..LANES {
+                let value = straight[lane] - 2.0 * ALPHA * BETA * active[lane] * sum[lane];
+                dx[lane] = if active[lane] <= 0.0 { 0.0 } else { value };
+            }
+            output[channel * area + start..][..width].copy_from_slice(&dx[..width]);
+        }
+    }
+}
+
+/// Max pooling; of equal values the first in reading order wins.
+fn pool(plane: Plane, map: &[f32], output: &mut [f32], winners: &mut [u8]) {
+    let (side, pooled) = (plane.side, plane.pooled_side());
+    let mut best = vec![0f32; side];
+    let mut best_row = vec![0u8; side];
+    let lines = output.chunks_exact_mut(pooled).zip(winners.chunks_exact_mut(pooled)).enumerate();
+    for (line, (output, winners)) in lines {
+        let (channel, y) = (line / pooled, line % pooled);
+        let top = (channel * side + y * POOL_STRIDE) * side;
+        // First down each column, which vectorises; then along the row.
+        best.copy_from_slice(&map[top..top + side]);
+        best_row.fill(0);
+        for row in 1..POOL_SIZE {
+            let values = &map[top + row * side..][..side];
+            for ((best, best_row), &value) in best.iter_mut().zip(&mut best_row).zip(values) {
+                let wins = value > *best || value.is_nan();
+                *best = if wins { value } else { *best };
+                *best_row = if wins { row as u8 } else { *best_row };
+            }
+        }
+        for (x, (output, winner)) in output.iter_mut().zip(winners).enumerate() {
+            let left = x * POOL_STRIDE;
+            let (mut value, mut row, mut column) = (best[left], best_row[left], 0u8);
+            for step in 1..POOL_SIZE {
+                let (other, other_row) = (best[left + step], best_row[left + step]);
+                if other > value || other.is_nan() || (other == value && other_row < row) {
+                    (value, row, column) = (other, other_row, step as u8);
+                }
+            }
+            *output = value;
+            *winner = row * POOL_SIZE as u8 + column;
+        }
+    }
+}
+
+/// Adds each gradient to the place that won its window.
+fn unpool(plane: Plane, gradient: &[f32], winners: &[u8], map: &mut [f32]) {
+    let (side, pooled) = (plane.side, plane.pooled_side());
+    map.fill(0.0);
+    let lines = gradient.chunks_exact(pooled).zip(winners.chunks_exact(pooled)).enumerate();
+    for (line, (gradient, winners)) in lines {
+        let (channel, y) = (line / pooled, line % pooled);
+        let top = (channel * side + y * POOL_STRIDE) * side;
+        for (x, (&gradient, &winner)) in gradient.iter().zip(winners).enumerate() {
+            let (row, column) = (usize::from(winner) / POOL_SIZE, usize::from(winner) % POOL_SIZE);
+            map[top + row * side + x * POOL_STRIDE + column] += gradient;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use convoy_common::random::{Random, Stream};
+
+    /// Everything in f64, one place at a time: pooled values, and the gradient at `x`.
+    fn naive(plane: Plane, x: &[f32], seed: &[f32]) -> (Vec<f64>, Vec<f64>) {
+        let (channels, side, area) = (plane.channels, plane.side, plane.side * plane.side);
+        let active: Vec<f64> = x.iter().map(|&v| f64::from(v).max(0.0)).collect();
+        let window = |c: usize| c.saturating_sub(2)..(c + 3).min(channels);
+        let d: Vec<f64> = (0..x.len())
+            .map(|i| {
+                2.0 + 1e-4
+                    * window(i / area).map(|c| active[c * area + i % area].powi(2)).sum::<f64>()
+            })
+            .collect();
+        let y: Vec<f64> = active.iter().zip(&d).map(|(a, d)| a * d.powf(-0.75)).collect();
+        let pooled = plane.pooled_side();
+        let (mut output, mut dy) = (Vec::new(), vec![0.0; x.len()]);
+        for (i, &seed) in seed.iter().enumerate() {
+            let (c, top, left) = (i / (pooled * pooled), i / pooled % pooled * 2, i % pooled * 2);
+            let places = (0..9).map(|k| c * area + (top + k / 3) * side + left + k % 3);
+            let winner = places.reduce(|a, b| if y[b] > y[a] { b } else { a }).unwrap();
+            output.push(y[winner]);
+            dy[winner] += f64::from(seed);
+        }
+        let dx = (0..x.len())
+            .map(|i| {
+                let spread: f64 = window(i / area)
+                    .map(|c| c * area + i % area)
+                    .map(|j| dy[j] * active[j] * d[j].powf(-1.75))
+                    .sum();
+                let slope = if x[i] > 0.0 { 1.0 } else { 0.0 };
+                slope * (dy[i] * d[i].powf(-0.75) - 1.5e-4 * active[i] * spread)
+            })
+            .collect();
+        (output, dx)
+    }
+
+    fn close(fast: &[f32], exact: &[f64]) {
+        let size = exact.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (a, b) in fast.iter().zip(exact) {
+            assert!((f64::from(*a) - b).abs() <= 1e-6 * size, "{a} is not {b}");
+        }
+    }
+
+    #[test]
+    fn forward_and_backward_agree_with_plain_float64() {
+        for (channels, side, spread) in [(1, 3, 1.0), (4, 7, 30.0), (12, 13, 200.0), (7, 10, 5.0)] {
+            let plane = Plane { channels, side };
+            let mut random = Random::new(9, Stream::Weights, 0, side as u32, 0);
+            let (mut x, mut seed) = (vec![0.0; plane.len()], vec![0.0; plane.pooled_len()]);
+            random.fill_normal(&mut x, spread);
+            random.fill_normal(&mut seed, 1.0);
+            let (mut output, mut dx) = (seed.clone(), x.clone());
+            let mut winners = vec![0; seed.len()];
+            let mut scratch = Scratch::new(plane);
+            forward(plane, &x, &mut output, &mut winners, &mut scratch);
+            backward(plane, &x, &seed, &winners, &mut dx, &mut scratch);
+            let (exact_output, exact_dx) = naive(plane, &x, &seed);
+            close(&output, &exact_output);
+            close(&dx, &exact_dx);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_passed_on() {
+        let plane = Plane { channels: 3, side: 5 };
+        let mut x = vec![1.0; plane.len()];
+        x[6] = f32::NAN;
+        let mut output = vec![0.0; plane.pooled_len()];
+        let mut winners = vec![0; output.len()];
+        forward(plane, &x, &mut output, &mut winners, &mut Scratch::new(plane));
+        assert!(output[0].is_nan());
+    }
+}

@@ -1,0 +1,167 @@
+//! The convolutions: forward with everything kept that the way back needs, then backward.
+//!
+//! ```text
+//! pixels -> [conv1] -> relu, norm, pool -> [conv2] -> relu, norm, pool -> [conv3 conv4 conv5 pool]
+//! ```
+//!
+//! Parts in brackets are recorded and differentiated by the tensor library; what lies between is
+//! the stage of [`super::lrn`]. The way back seeds each part with the gradient of the one after
+//! it. Gradients are returned, never accumulated in a tensor, so that lanes can share weights.
+
+use tch::Tensor;
+
+use super::spec::{Conv, POOL_SIZE, POOL_STRIDE, Spec};
+use super::{Result, lrn};
+
+/// A recorded part of the net: leaves, and an output that depends on them.
+#[derive(Debug)]
+pub(super) struct Segment {
+    leaves: Vec<Tensor>,
+    output: Tensor,
+}
+
+impl Segment {
+    /// Records `compute` over leaves that share the given tensors' memory.
+    pub(super) fn record(
+        inputs: &[&Tensor],
+        compute: impl FnOnce(&[Tensor]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let leaves = inputs
+            .iter()
+            .map(|input| Ok(input.f_detach()?.f_set_requires_grad(true)?))
+            .collect::<Result<Vec<_>>>()?;
+        let output = tch::with_grad(|| compute(&leaves))?;
+        Ok(Self { leaves, output })
+    }
+
+    /// The output without its history.
+    pub(super) fn output(&self) -> Tensor {
+        self.output.detach()
+    }
+
+    /// Gradients at the leaves, in order, from the gradient at the output.
+    pub(super) fn backward(self, gradient: &Tensor) -> Result<Vec<Tensor>> {
+        // The library takes no seed but one at a scalar. The derivative of this product by the
+        // output is the gradient itself, times one.
+        let seed = tch::with_grad(|| -> Result<Tensor> {
+            Ok(self.output.f_flatten(0, -1)?.f_dot(&gradient.f_contiguous()?.f_flatten(0, -1)?)?)
+        })?;
+        Ok(Tensor::f_run_backward(&[&seed], &self.leaves, false, false)?)
+    }
+}
+
+/// A forward pass that can be taken back.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    /// Output of the last pooling, (n, features).
+    pub(super) features: Tensor,
+    parts: Vec<Part>,
+    /// Shape of the features before they were flattened.
+    shape: Vec<i64>,
+}
+
+/// A recorded run of convolutions and the stage after it, if there is one.
+#[derive(Debug)]
+struct Part {
+    segment: Segment,
+    /// Whether its first leaf is the output of the part before it: all but the first part.
+    input_is_leaf: bool,
+    stage: Option<lrn::Saved>,
+}
+
+/// Forward with a record; `weights` are the net's, in order.
+pub(super) fn record(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result<Recorded> {
+    let mut parts = Vec::new();
+    let mut x = pixels.shallow_clone();
+    let mut first = 0;
+    while first < spec.convs().len() {
+        let run = run_length(&spec.convs()[first..]);
+        let convs = &spec.convs()[first..first + run];
+        let parameters = &weights[2 * first..2 * (first + run)];
+        let input_is_leaf = first > 0;
+        let mut inputs: Vec<&Tensor> = input_is_leaf.then_some(&x).into_iter().collect();
+        inputs.extend(parameters);
+        let segment = Segment::record(&inputs, |leaves| {
+            let (from, leaves) = match leaves.split_first() {
+                Some((input, rest)) if input_is_leaf => (input, rest),
+                _ => (&x, leaves),
+            };
+            compute(convs, leaves, from)
+        })?;
+        let (output, stage) = if convs[run - 1].normalised {
+            let (output, saved) = lrn::forward(&segment.output())?;
+            (output, Some(saved))
+        } else {
+            (segment.output(), None)
+        };
+        parts.push(Part { segment, input_is_leaf, stage });
+        x = output;
+        first += run;
+    }
+    let (features, shape) = (x.f_flatten(1, -1)?, x.size());
+    Ok(Recorded { features, parts, shape })
+}
+
+impl Recorded {
+    /// Gradients of all weights and biases of the trunk, in order, from the gradient at the
+    /// features.
+    pub(super) fn backward(self, gradient: &Tensor) -> Result<Vec<Tensor>> {
+        let mut parts = Vec::with_capacity(self.parts.len());
+        let mut gradient = gradient.f_view(self.shape.as_slice())?;
+        for part in self.parts.into_iter().rev() {
+            if let Some(saved) = part.stage {
+                gradient = lrn::backward(saved, &gradient)?;
+            }
+            let mut gradients = part.segment.backward(&gradient)?;
+            if part.input_is_leaf {
+                gradient = gradients.remove(0);
+            }
+            parts.push(gradients);
+        }
+        Ok(parts.into_iter().rev().flatten().collect())
+    }
+}
+
+/// Forward alone: the features, (n, features).
+pub(super) fn forward(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result<Tensor> {
+    tch::no_grad(|| {
+        let mut x = pixels.shallow_clone();
+        for (conv, parameters) in spec.convs().iter().zip(weights.chunks_exact(2)) {
+            x = compute(std::slice::from_ref(conv), parameters, &x)?;
+            if conv.normalised {
+                x = lrn::forward(&x)?.0;
+            }
+        }
+        Ok(x.f_flatten(1, -1)?)
+    })
+}
+
+/// Convolutions up to and with the first that a normalisation follows.
+fn run_length(convs: &[Conv]) -> usize {
+    convs.iter().position(|conv| conv.normalised).map_or(convs.len(), |at| at + 1)
+}
+
+/// Convolutions, each with its ReLU and pooling unless the stage of [`lrn`] does those.
+fn compute(convs: &[Conv], parameters: &[Tensor], input: &Tensor) -> Result<Tensor> {
+    let mut x = input.shallow_clone();
+    for (conv, parameters) in convs.iter().zip(parameters.chunks_exact(2)) {
+        let (stride, padding) = (conv.stride as i64, conv.padding as i64);
+        x = x.f_conv2d(
+            &parameters[0],
+            Some(&parameters[1]),
+            [stride, stride],
+            [padding, padding],
+            [1, 1],
+            conv.groups as i64,
+        )?;
+        if conv.normalised {
+            continue;
+        }
+        x = x.f_relu_()?;
+        if conv.pooled {
+            let (size, stride) = (POOL_SIZE as i64, POOL_STRIDE as i64);
+            x = x.f_max_pool2d([size, size], [stride, stride], [0, 0], [1, 1], false)?;
+        }
+    }
+    Ok(x)
+}
