@@ -1,1 +1,83 @@
-//! To be written.
+//! From stored images to microbatches of pixels, ahead of the trainer.
+//!
+//! ```text
+//!  requests ─> reader task ─────> queue of images ─> decode threads ─────────> delivery ─> next()
+//!   (lazy)     tokio, several     in order of        decode, crop, flip,       in order,
+//!              reads at once      microbatches       subtract, write in place  with a deadline
+//!       └────────── at most `prefetch` microbatches anywhere in between ──────────┘
+//! ```
+//!
+//! Reading waits for a store, so it is async; decoding works a core to the full, so it has threads
+//! of its own. Several threads may share one microbatch: each image is claimed by one of them and
+//! written once, straight to its place in the microbatch's buffer.
+//!
+//! What a pixel becomes is a pure function of the stored bytes, the seed and the [`Request`]: it
+//! depends neither on the number of threads nor on who decodes what when. This module knows nothing
+//! of tensors, of ranks or of how the data set is packed; that stops at [`Source`].
+
+mod augment;
+mod delivery;
+mod disjoint;
+mod error;
+mod memory;
+mod packed;
+mod pipeline;
+mod queue;
+mod source;
+
+use convoy_common::dataset::Split;
+use convoy_common::sampling::SampleRef;
+
+pub use augment::{IMAGE_VALUES, MEAN_VALUES, SIDE, STORED_SIDE};
+pub use error::{DataError, Stage, Unusable};
+pub use memory::InMemory;
+pub use pipeline::{Pipeline, Settings};
+pub use source::{Source, SourceError};
+
+/// What a microbatch is for; decides the split and whether the crop is random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Training split, random crop and flip.
+    Train,
+    /// Validation split, centre crop.
+    Evaluate,
+}
+
+impl Purpose {
+    /// Where its samples come from.
+    pub fn split(self) -> Split {
+        match self {
+            Self::Train => Split::Train,
+            Self::Evaluate => Split::Validation,
+        }
+    }
+}
+
+/// One microbatch that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Epoch of the position; keys what is random.
+    pub epoch: u32,
+    /// Step of the position; keys what is random.
+    pub step: u32,
+    /// Number of the microbatch in the step or the evaluation.
+    pub microbatch: u32,
+    /// Its samples.
+    pub samples: Vec<SampleRef>,
+}
+
+/// One microbatch, ready for the trunk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Microbatch {
+    /// What was asked for.
+    pub request: Request,
+    /// `n x 3 x 227 x 227`, RGB: (pixel - mean) times `pixel_scale`.
+    pub pixels: Vec<f32>,
+    /// `n` classes.
+    pub labels: Vec<i64>,
+}
+
+#[cfg(test)]
+mod tests;

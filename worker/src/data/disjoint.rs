@@ -1,0 +1,110 @@
+//! One buffer that several threads fill, each its own part, without copies and without locks.
+//!
+//! Safe Rust lends disjoint parts of a slice only to threads that end before the slice's owner
+//! goes on; decode threads outlive many buffers. So this one module hands them out by raw pointer,
+//! and makes sure that each part is handed out once.
+
+#![expect(unsafe_code, reason = "parts of one buffer are lent to long-lived threads")]
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A buffer of equal parts, of which each can be taken once.
+#[derive(Debug)]
+pub(super) struct Disjoint {
+    /// Of a boxed slice of `taken.len() * width` values, owned by this.
+    base: NonNull<f32>,
+    width: usize,
+    taken: Box<[AtomicBool]>,
+}
+
+// SAFETY: `base` is owned like a `Vec<f32>`, which is `Send`.
+unsafe impl Send for Disjoint {}
+// SAFETY: through a shared reference, `take` is all that reaches the buffer, and no two calls of it
+// give out the same values.
+unsafe impl Sync for Disjoint {}
+
+impl Disjoint {
+    /// `parts` parts of `width` noughts each.
+    pub(super) fn new(parts: usize, width: usize) -> Self {
+        let values: Box<[f32]> = vec![0.0; parts * width].into_boxed_slice();
+        let base = NonNull::from(Box::leak(values)).cast();
+        Self { base, width, taken: (0..parts).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// The part `index`, or nothing if it has been taken or does not exist.
+    #[expect(clippy::mut_from_ref, reason = "each part is given out once")]
+    pub(super) fn take(&self, index: usize) -> Option<&mut [f32]> {
+        if self.taken.get(index)?.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: `index` is below the number of parts, so the part lies within the buffer. It is
+        // initialised. No other reference to it exists or will exist while `self` is borrowed: the
+        // flag was swapped atomically and is never reset, parts do not overlap, and the buffer as
+        // a whole is reached through `&mut self` alone.
+        unsafe {
+            let part = self.base.as_ptr().add(index * self.width);
+            Some(std::slice::from_raw_parts_mut(part, self.width))
+        }
+    }
+
+    /// The whole buffer; parts that were never taken are nought.
+    pub(super) fn into_vec(mut self) -> Vec<f32> {
+        self.reclaim()
+    }
+
+    /// Takes the buffer out and leaves an empty one.
+    fn reclaim(&mut self) -> Vec<f32> {
+        let taken = std::mem::take(&mut self.taken);
+        let base = std::mem::replace(&mut self.base, NonNull::dangling());
+        let values = std::ptr::slice_from_raw_parts_mut(base.as_ptr(), taken.len() * self.width);
+        // SAFETY: this is the boxed slice that `new` leaked, or an empty one if it has been taken
+        // out before. `&mut self` shows that no part is lent any more.
+        unsafe { Box::from_raw(values) }.into_vec()
+    }
+}
+
+impl Drop for Disjoint {
+    fn drop(&mut self) {
+        drop(self.reclaim());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_is_given_out_once_whoever_asks() {
+        let buffer = Disjoint::new(1000, 3);
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut count = 0;
+                        for index in 0..1000 {
+                            if let Some(part) = buffer.take(index) {
+                                part.iter_mut().for_each(|value| *value += index as f32);
+                                count += 1;
+                            }
+                        }
+                        count
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(taken, 1000);
+        let expected: Vec<f32> = (0..1000).flat_map(|index| [index as f32; 3]).collect();
+        assert_eq!(buffer.into_vec(), expected);
+    }
+
+    #[test]
+    fn a_part_that_does_not_exist_is_not_given_out() {
+        let buffer = Disjoint::new(2, 5);
+        assert!(buffer.take(2).is_none());
+        assert!(buffer.take(1).is_some());
+        assert_eq!(buffer.into_vec(), [0.0; 10]);
+        assert!(Disjoint::new(0, 5).into_vec().is_empty());
+    }
+}

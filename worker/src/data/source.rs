@@ -1,0 +1,58 @@
+//! Where encoded images come from: the seam between the pipeline and a packed data set.
+
+use std::error::Error;
+use std::fmt;
+
+use async_trait::async_trait;
+use convoy_common::dataset::{Encoded, Split};
+use convoy_common::failure::Explain;
+
+/// A data set as the pipeline sees it.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// The images at `indices` of the split, in that order.
+    ///
+    /// Several calls may be under way at a time, and any may be dropped half-way.
+    async fn read(&self, split: Split, indices: &[u64]) -> Result<Vec<Encoded>, SourceError>;
+
+    /// The mean of the training split's images: `3 x 256 x 256`, RGB, 0 to 255.
+    fn mean_image(&self) -> &[f32];
+
+    /// What the user knows the image by, for error messages.
+    fn name(&self, split: Split, index: u64) -> String {
+        format!("image {index} of {}", split.folder())
+    }
+}
+
+/// Why a source could not be read, with the hint and the exit code of the error it holds.
+#[derive(Debug)]
+pub struct SourceError(Box<dyn Explain + Send + Sync>);
+
+impl SourceError {
+    /// Holds any error that can explain itself.
+    pub fn new(error: impl Explain + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SourceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Explain for SourceError {
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> u8 {
+        self.0.exit_code()
+    }
+}
