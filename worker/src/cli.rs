@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
-use crate::commands::{evaluate, join, model};
+use crate::commands::{bench, bench_ring, evaluate, join, model};
 
 /// Trains on one device as part of a job; `convoy launch` starts workers on this machine by itself.
 #[derive(Debug, Parser)]
@@ -20,6 +20,9 @@ enum Command {
     Join(join::Args),
     Evaluate(evaluate::Args),
     Model(model::Args),
+    Bench(bench::Args),
+    #[command(hide = true)]
+    BenchRing(bench_ring::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -28,6 +31,8 @@ pub fn main() -> ExitCode {
         Command::Join(args) => join::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::BenchRing(args) => bench_ring::run(args),
     };
     outcome.unwrap_or_else(|failure: Failure| {
         #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]

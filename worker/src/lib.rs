@@ -3,9 +3,13 @@
 //! The way of the data: [`data`] decodes microbatches, [`model`] turns them into gradients,
 //! [`ring`] sums those over all ranks, and [`train`] commits the step.
 
+pub mod agent;
+pub mod allocator;
 pub mod cli;
 mod commands;
 pub mod data;
 pub mod model;
 pub mod ring;
+pub mod session;
+pub mod state;
 pub mod train;

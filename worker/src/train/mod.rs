@@ -1,1 +1,31 @@
-//! To be written.
+//! Training: the story of a run as one worker lives it.
+//!
+//! ```text
+//! data --microbatches--> lanes --heads--> all-gather  --.
+//!                          '----gradients--> all-reduce --> commit -> boundary -> next step
+//! ```
+//!
+//! [`Trainer::run`] lives on a thread of its own, which owns every tensor. It meets the rest of the
+//! worker at two places: [`Control`], a board of wishes and facts, and a channel of [`Report`]s.
+//! Nothing here calls the coordinator; what all ranks must decide alike rides on the ring.
+
+mod boundary;
+mod control;
+mod error;
+pub(crate) mod evaluation;
+mod exchange;
+pub(crate) mod head_plan;
+pub(crate) mod lanes;
+mod report;
+mod snapshot;
+mod step;
+mod times;
+mod trainer;
+
+pub use control::{Control, Phase};
+pub use error::TrainError;
+pub use exchange::BlockError;
+pub use report::{Cause, EvaluationReport, Report, StepReport};
+pub use snapshot::{Place as PartPlace, Uploader};
+pub use times::StepTimes;
+pub use trainer::{Ending, Parts, Trainer};

@@ -1,0 +1,321 @@
+//! The worker's line to the coordinator: typed orders in, typed reports out.
+//!
+//! The wire types stop here. One bidirectional call carries everything; its end means that the
+//! other side is gone, so a crash is known at once and not after a timeout.
+
+use std::time::Duration;
+
+use convoy_common::config::RunConfig;
+use convoy_common::failure::Explain;
+use convoy_common::ids::{Generation, Lineage, Position, Rank};
+use convoy_common::{PROTOCOL, VERSION, exit, pb, rpc};
+use pb::coordinator_client::CoordinatorClient;
+use pb::coordinator_message::Kind as Wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info};
+
+use crate::ring::Member;
+
+/// Reports that wait for the network; the trainer is held up only if this many are unsent.
+const QUEUE: usize = 256;
+
+/// What the coordinator tells a worker to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Load this state, open this ring, then report ready.
+    Prepare(Assignment),
+    /// Every rank is ready: train.
+    Begin(Generation),
+    /// End at a step boundary on which all ranks agree.
+    StopAfterStep {
+        /// Take a checkpoint there.
+        checkpoint: bool,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// End now.
+    Shutdown {
+        /// Why, for the log.
+        reason: String,
+        /// What this process exits with.
+        exit_code: u8,
+    },
+}
+
+/// One worker's place in a generation.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// The generation to prepare for.
+    pub generation: Generation,
+    /// This worker's place in the roster.
+    pub rank: Rank,
+    /// All workers, in rank order.
+    pub roster: Vec<Member>,
+    /// The line of history that checkpoints belong to.
+    pub lineage: Lineage,
+    /// Where training goes on.
+    pub position: Position,
+    /// The checkpoint to load, as a path in the run's store; none: initial weights from the seed.
+    pub manifest: Option<String>,
+}
+
+/// Who joins.
+#[derive(Clone, Debug)]
+pub struct Introduction {
+    /// Unique within the job.
+    pub name: String,
+    /// host:port of the ring service, as peers reach it.
+    pub ring_address: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Microbatches that compute at once.
+    pub lanes: u32,
+    /// Digest of the config that this worker expects, if it was told one.
+    pub expect_config: Option<String>,
+}
+
+/// What the coordinator tells a worker that it takes.
+#[derive(Clone, Debug)]
+pub struct Welcome {
+    /// The run's id.
+    pub run_id: String,
+    /// Digest of the run record, which names the run's checkpoints.
+    pub record_digest: String,
+    /// The resolved config.
+    pub config: RunConfig,
+}
+
+/// Why there is no session (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Nobody answers there.
+    #[error("the coordinator at {url} cannot be reached")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        #[source]
+        /// The last attempt's error.
+        source: rpc::RpcError,
+    },
+    /// It answered, and does not want this worker.
+    #[error("the coordinator at {url} refused this worker: {reason}")]
+    Refused {
+        /// Where it is.
+        url: String,
+        /// Its words.
+        reason: String,
+        /// Its advice.
+        hint: String,
+    },
+    /// The line broke.
+    #[error("the connection to the coordinator at {url} was lost: {detail}")]
+    Lost {
+        /// Where it was.
+        url: String,
+        /// What the connection said last.
+        detail: String,
+    },
+    /// It said something that this version does not understand.
+    #[error("the coordinator at {url} sent what this version does not understand: {detail}")]
+    Protocol {
+        /// Where it is.
+        url: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// It took the call and then said nothing.
+    #[error("the coordinator at {url} did not answer within {}", humantime::format_duration(*.after))]
+    Silent {
+        /// Where it is.
+        url: String,
+        /// How long this worker waited.
+        after: Duration,
+    },
+}
+
+impl Explain for SessionError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreachable { .. } => {
+                "start it with `convoy serve CONFIG`, and check the address and the firewall".to_owned()
+            }
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Lost { .. } => {
+                "see the coordinator's log; launching the same config again resumes from the last checkpoint"
+                    .to_owned()
+            }
+            Self::Protocol { .. } => "run the same version of Convoy everywhere".to_owned(),
+            Self::Silent { .. } => {
+                "check that a Convoy coordinator, and not something else, listens there".to_owned()
+            }
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { .. } | Self::Protocol { .. } => exit::BAD_INPUT,
+            _ => exit::UNAVAILABLE,
+        }
+    }
+}
+
+/// The receiving half, with the address for its errors.
+#[derive(Debug)]
+pub struct Orders {
+    url: String,
+    stream: tonic::Streaming<pb::CoordinatorMessage>,
+}
+
+/// The sending half; clones share the line.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    to: mpsc::Sender<pb::WorkerMessage>,
+}
+
+/// Joins the job at `url` and waits until the coordinator has taken or refused this worker.
+///
+/// Connecting is tried again until `patience` has passed, so that workers and coordinator can be
+/// started in any order.
+pub async fn open(
+    url: &str,
+    who: Introduction,
+    patience: Duration,
+) -> Result<(Welcome, Orders, Reporter), SessionError> {
+    let unreachable = |source| SessionError::Unreachable { url: url.to_owned(), source };
+    let address = url.parse().map_err(unreachable)?;
+    let channel = rpc::connect("the coordinator", &address, patience).await.map_err(unreachable)?;
+    let (to, queue) = mpsc::channel(QUEUE);
+    let reporter = Reporter { to };
+    reporter.send(who).await;
+    let silent = || SessionError::Silent { url: url.to_owned(), after: patience };
+    let mut client = CoordinatorClient::new(channel);
+    let response = tokio::time::timeout(patience, client.attend(ReceiverStream::new(queue)))
+        .await
+        .map_err(|_| silent())?
+        .map_err(|status| SessionError::Lost {
+            url: url.to_owned(),
+            detail: status.message().to_owned(),
+        })?;
+    let mut orders = Orders { url: url.to_owned(), stream: response.into_inner() };
+    let welcome =
+        tokio::time::timeout(patience, orders.welcome()).await.map_err(|_| silent())??;
+    info!(run_id = welcome.run_id, run = welcome.config.run.name, "joined the job");
+    Ok((welcome, orders, reporter))
+}
+
+impl Orders {
+    /// The next order; it has no deadline of its own, because the call's end is noticed.
+    pub async fn next(&mut self) -> Result<Order, SessionError> {
+        match self.receive().await? {
+            Wire::Assignment(it) => self.assignment(it).map(Order::Prepare),
+            Wire::Begin(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("begin without a generation"))?;
+                Ok(Order::Begin(generation.into()))
+            }
+            Wire::StopAfterStep(it) => {
+                Ok(Order::StopAfterStep { checkpoint: it.checkpoint, reason: it.reason })
+            }
+            Wire::Shutdown(it) => Ok(Order::Shutdown {
+                reason: it.reason,
+                exit_code: u8::try_from(it.exit_code).unwrap_or(exit::FAILURE),
+            }),
+            Wire::Refused(it) => Err(SessionError::Refused {
+                url: self.url.clone(),
+                reason: it.reason,
+                hint: it.hint,
+            }),
+            Wire::Welcome(_) => Err(self.protocol("a second welcome")),
+        }
+    }
+
+    async fn welcome(&mut self) -> Result<Welcome, SessionError> {
+        match self.receive().await? {
+            Wire::Welcome(it) => {
+                let config = RunConfig::from_json(&it.config_json)
+                    .map_err(|error| self.protocol(&format!("the config: {error}")))?;
+                Ok(Welcome { run_id: it.run_id, record_digest: it.record_digest, config })
+            }
+            Wire::Refused(it) => Err(SessionError::Refused {
+                url: self.url.clone(),
+                reason: it.reason,
+                hint: it.hint,
+            }),
+            Wire::Shutdown(it) => {
+                Err(SessionError::Lost { url: self.url.clone(), detail: it.reason })
+            }
+            _ => Err(self.protocol("an order before the welcome")),
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Wire, SessionError> {
+        let lost = |detail: String| SessionError::Lost { url: self.url.clone(), detail };
+        match self.stream.message().await {
+            Ok(Some(pb::CoordinatorMessage { kind: Some(kind) })) => Ok(kind),
+            Ok(Some(pb::CoordinatorMessage { kind: None })) => {
+                Err(self.protocol("an order of unknown kind"))
+            }
+            Ok(None) => Err(lost("it closed the call".to_owned())),
+            Err(status) => Err(lost(status.message().to_owned())),
+        }
+    }
+
+    fn assignment(&self, it: pb::Assignment) -> Result<Assignment, SessionError> {
+        let missing = |field: &str| self.protocol(&format!("an assignment without {field}"));
+        let mut roster = Vec::new();
+        for member in it.roster {
+            let address = member.ring_address.parse().map_err(|error| {
+                self.protocol(&format!("the ring address of {}: {error}", member.name))
+            })?;
+            roster.push(Member { name: member.name, address });
+        }
+        if it.rank as usize >= roster.len() {
+            return Err(self.protocol("a rank beyond the roster"));
+        }
+        Ok(Assignment {
+            generation: it.generation.ok_or_else(|| missing("a generation"))?.into(),
+            rank: Rank(it.rank),
+            roster,
+            lineage: Lineage(it.lineage),
+            position: it.position.ok_or_else(|| missing("a position"))?.into(),
+            manifest: (!it.manifest.is_empty()).then_some(it.manifest),
+        })
+    }
+
+    fn protocol(&self, detail: &str) -> SessionError {
+        SessionError::Protocol { url: self.url.clone(), detail: detail.to_owned() }
+    }
+}
+
+impl Reporter {
+    /// Puts a report on the line. When the line is gone nothing happens: [`Orders::next`] says so.
+    pub async fn send(&self, report: impl Into<pb::WorkerMessage>) {
+        if self.to.send(report.into()).await.is_err() {
+            debug!("a report was dropped because the line to the coordinator is gone");
+        }
+    }
+
+    /// The same from a thread outside the runtime.
+    pub fn send_blocking(&self, report: impl Into<pb::WorkerMessage>) {
+        if self.to.blocking_send(report.into()).is_err() {
+            debug!("a report was dropped because the line to the coordinator is gone");
+        }
+    }
+}
+
+impl From<Introduction> for pb::WorkerMessage {
+    fn from(who: Introduction) -> Self {
+        let hello = pb::Hello {
+            version: VERSION.to_owned(),
+            protocol: PROTOCOL,
+            name: who.name,
+            ring_address: who.ring_address,
+            device: who.device,
+            lanes: who.lanes,
+            pid: std::process::id(),
+            expect_config: who.expect_config.unwrap_or_default(),
+        };
+        Self { kind: Some(pb::worker_message::Kind::Hello(hello)) }
+    }
+}

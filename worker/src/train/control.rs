@@ -1,0 +1,118 @@
+//! What the trainer's thread and the rest of the worker know of each other.
+//!
+//! The trainer owns the tensors and is told nothing but wishes: a stop is wanted, the generation is
+//! over. It shows where it is. Both sides are a few atomics, so neither ever waits for the other.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use convoy_common::ids::Position;
+
+/// What the worker is doing, as heartbeats tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Waiting for an assignment or for the other workers.
+    Idle,
+    /// Loading the state, opening the ring.
+    Prepare,
+    /// Waiting for decoded images.
+    Data,
+    /// Forward and backward.
+    Compute,
+    /// Waiting for the ring.
+    Ring,
+    /// Committing a step.
+    Update,
+    /// Copying the state for a checkpoint, or waiting for the last one's upload.
+    Checkpoint,
+    /// Evaluating the validation split.
+    Evaluate,
+}
+
+/// Names in the order of the variants.
+const NAMES: [&str; 8] =
+    ["idle", "prepare", "data", "compute", "ring", "update", "checkpoint", "evaluate"];
+
+/// The board between the trainer's thread and the rest.
+#[derive(Debug, Default)]
+pub struct Control {
+    stop: AtomicBool,
+    checkpoint: AtomicBool,
+    abandoned: AtomicBool,
+    phase: AtomicU8,
+    position: AtomicU64,
+}
+
+impl Control {
+    /// Asks for an end at a step boundary; all ranks will agree on which.
+    pub fn stop_after_step(&self, checkpoint: bool) {
+        self.checkpoint.fetch_or(checkpoint, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// The generation is over: whatever the trainer does next is in vain.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// What the trainer is doing.
+    pub fn phase(&self) -> &'static str {
+        NAMES[usize::from(self.phase.load(Ordering::Relaxed)) % NAMES.len()]
+    }
+
+    /// The last committed position.
+    pub fn position(&self) -> Position {
+        let packed = self.position.load(Ordering::Relaxed);
+        Position { epoch: (packed >> 32) as u32, step: packed as u32 }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reached(&self, position: Position) {
+        let packed = u64::from(position.epoch) << 32 | u64::from(position.step);
+        self.position.store(packed, Ordering::Relaxed);
+    }
+
+    pub(super) fn wishes(&self) -> Wishes {
+        let stop = self.stop.load(Ordering::Acquire);
+        Wishes { stop, checkpoint: stop && self.checkpoint.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+/// What this rank has been asked; the ring folds the wishes of all ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// End at the boundary after this step.
+    pub(super) stop: bool,
+    /// With a checkpoint there.
+    pub(super) checkpoint: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_trainer_shows_is_what_the_others_read() {
+        let control = Control::default();
+        let position = Position { epoch: 7, step: u32::MAX };
+        control.reached(position);
+        control.enter(Phase::Evaluate);
+        assert_eq!((control.position(), control.phase()), (position, "evaluate"));
+    }
+
+    #[test]
+    fn a_checkpoint_wished_for_once_stays_wished_for() {
+        let control = Control::default();
+        assert_eq!(control.wishes(), Wishes::default());
+        control.stop_after_step(true);
+        control.stop_after_step(false);
+        assert_eq!(control.wishes(), Wishes { stop: true, checkpoint: true });
+    }
+}

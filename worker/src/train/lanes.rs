@@ -1,0 +1,263 @@
+//! Lanes: threads that compute microbatches over the same weights.
+//!
+//! A kernel's result may depend on its number of threads, so each lane runs its kernels with the
+//! fixed number of the run record, and a machine with more cores runs more lanes. Microbatches go to
+//! lanes by number, and what comes back is put in microbatch order before anything is added up:
+//! neither the number of lanes nor their speed can be seen in the result.
+//!
+//! Weights are only read here. The trainer writes them between steps, when every lane is idle.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::TrainError;
+use super::head_plan::HeadPlan;
+use crate::data::Microbatch;
+use crate::model::evaluate::Evaluation;
+use crate::model::lane::Head;
+use crate::model::{Dropout, Input, Lane, Net, Place, threads};
+
+/// No microbatch takes longer; what does is stuck.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// The lanes of one worker.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    work: Vec<Sender<Work>>,
+    results: Receiver<(u32, Outcome)>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+enum Work {
+    Train(Place, Microbatch),
+    Evaluate(Microbatch),
+}
+
+enum Outcome {
+    Head(Head),
+    /// Trunk, then the layers that are summed.
+    Gradient(Vec<f32>),
+    Counts(Evaluation),
+    Failed(TrainError),
+}
+
+impl Lanes {
+    /// Starts `count` lanes over the net's weights, each with kernels of `threads` threads.
+    pub(crate) fn start(
+        net: &Net,
+        dropout: Dropout,
+        plan: &HeadPlan,
+        count: u32,
+        threads_per_lane: u32,
+    ) -> Result<Self, TrainError> {
+        let (done, results) = mpsc::channel();
+        let mut work = Vec::new();
+        let mut threads = Vec::new();
+        for number in 0..count.max(1) {
+            let (to, queue) = mpsc::channel();
+            let (lane, plan, done) = (Lane::new(net, dropout), plan.clone(), done.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("lane-{number}"))
+                .spawn(move || {
+                    threads::use_on_this_thread(threads_per_lane);
+                    run(&lane, &plan, &queue, &done);
+                })
+                .map_err(TrainError::Thread)?;
+            work.push(to);
+            threads.push(thread);
+        }
+        Ok(Self { work, results, threads })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.work.len()
+    }
+
+    /// Hands a microbatch to its lane.
+    pub(super) fn train(&self, place: Place, microbatch: Microbatch) -> Result<(), TrainError> {
+        self.send(microbatch.request.microbatch, Work::Train(place, microbatch))
+    }
+
+    /// Hands a microbatch of the validation split to its lane.
+    pub(super) fn evaluate(&self, microbatch: Microbatch) -> Result<(), TrainError> {
+        self.send(microbatch.request.microbatch, Work::Evaluate(microbatch))
+    }
+
+    /// Waits for the heads of `count` microbatches, while gradients may come in too.
+    pub(super) fn heads(
+        &self,
+        count: usize,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Head>, TrainError> {
+        let mut heads = BTreeMap::new();
+        while heads.len() < count {
+            match self.receive()? {
+                (number, Outcome::Head(head)) => {
+                    heads.insert(number, head);
+                }
+                (number, Outcome::Gradient(gradient)) => gradients.add(number, gradient),
+                (_, other) => return Err(unexpected(other)),
+            }
+        }
+        Ok(heads.into_values().collect())
+    }
+
+    /// Waits for the gradients of `count` microbatches and folds them in microbatch order.
+    pub(super) fn gradients(
+        &self,
+        count: usize,
+        mut so_far: Gradients,
+    ) -> Result<Vec<f32>, TrainError> {
+        while so_far.received < count {
+            match self.receive()? {
+                (number, Outcome::Gradient(gradient)) => so_far.add(number, gradient),
+                (_, other) => return Err(unexpected(other)),
+            }
+        }
+        Ok(so_far.sum)
+    }
+
+    /// Waits for one evaluated microbatch; gives its number too.
+    pub(super) fn counts(&self) -> Result<(u32, Evaluation), TrainError> {
+        match self.receive()? {
+            (number, Outcome::Counts(counts)) => Ok((number, counts)),
+            (_, other) => Err(unexpected(other)),
+        }
+    }
+
+    fn send(&self, number: u32, work: Work) -> Result<(), TrainError> {
+        self.work[number as usize % self.work.len()].send(work).map_err(|_| TrainError::LaneDied)
+    }
+
+    fn receive(&self) -> Result<(u32, Outcome), TrainError> {
+        match self.results.recv_timeout(DEADLINE) {
+            Ok((_, Outcome::Failed(error))) => Err(error),
+            Ok(result) => Ok(result),
+            Err(RecvTimeoutError::Timeout) => Err(TrainError::LaneStuck { after: DEADLINE }),
+            Err(RecvTimeoutError::Disconnected) => Err(TrainError::LaneDied),
+        }
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.work.clear();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a lane panicked");
+            }
+        }
+    }
+}
+
+/// A left fold over microbatches: each is added as soon as all before it have been.
+#[derive(Debug)]
+pub(super) struct Gradients {
+    next: u32,
+    received: usize,
+    early: BTreeMap<u32, Vec<f32>>,
+    sum: Vec<f32>,
+}
+
+impl Gradients {
+    /// The sum over no microbatch: `len` zeros. The first to be added is number `first`.
+    pub(super) fn zero(first: u32, len: usize) -> Self {
+        Self { next: first, received: 0, early: BTreeMap::new(), sum: vec![0.0; len] }
+    }
+
+    fn add(&mut self, number: u32, gradient: Vec<f32>) {
+        self.early.insert(number, gradient);
+        self.received += 1;
+        while let Some(gradient) = self.early.remove(&self.next) {
+            for (sum, value) in self.sum.iter_mut().zip(&gradient) {
+                *sum += value;
+            }
+            self.next += 1;
+        }
+    }
+}
+
+fn run(lane: &Lane, plan: &HeadPlan, queue: &Receiver<Work>, done: &Sender<(u32, Outcome)>) {
+    while let Ok(work) = queue.recv() {
+        // The trainer is gone when nobody listens: then there is nothing left to do.
+        let listening = match work {
+            Work::Train(place, microbatch) => train(lane, plan, place, &microbatch, done),
+            Work::Evaluate(microbatch) => {
+                let number = microbatch.request.microbatch;
+                let outcome = match lane.evaluate(input(&microbatch, &[])) {
+                    Ok(counts) => Outcome::Counts(counts),
+                    Err(error) => Outcome::Failed(error.into()),
+                };
+                done.send((number, outcome)).is_ok()
+            }
+        };
+        if !listening {
+            break;
+        }
+    }
+}
+
+/// Computes one microbatch; the head is told before the trunk's backward pass begins.
+fn train(
+    lane: &Lane,
+    plan: &HeadPlan,
+    place: Place,
+    microbatch: &Microbatch,
+    done: &Sender<(u32, Outcome)>,
+) -> bool {
+    let number = microbatch.request.microbatch;
+    let samples: Vec<u64> = microbatch.request.samples.iter().map(|it| it.index).collect();
+    let (mut head, trunk) = match lane.forward_and_head(input(microbatch, &samples), place) {
+        Ok(halves) => halves,
+        Err(error) => return done.send((number, Outcome::Failed(error.into()))).is_ok(),
+    };
+    let dense = plan.take_dense(&mut head.factors);
+    if done.send((number, Outcome::Head(head))).is_err() {
+        return false;
+    }
+    let gradient = trunk.backward().and_then(|mut gradient| {
+        for factors in dense {
+            gradient.extend(factors.gradient()?);
+        }
+        Ok(gradient)
+    });
+    let outcome = match gradient {
+        Ok(gradient) => Outcome::Gradient(gradient),
+        Err(error) => Outcome::Failed(error.into()),
+    };
+    done.send((number, outcome)).is_ok()
+}
+
+fn input<'a>(microbatch: &'a Microbatch, samples: &'a [u64]) -> Input<'a> {
+    Input { pixels: &microbatch.pixels, labels: &microbatch.labels, samples }
+}
+
+fn unexpected(outcome: Outcome) -> TrainError {
+    match outcome {
+        Outcome::Failed(error) => error,
+        _ => TrainError::LaneDied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_folded_in_microbatch_order_whatever_order_they_come_in() {
+        let parts = [1.0e8_f32, 1.0, -1.0e8, 1.0];
+        let fold = |order: [u32; 4]| {
+            let mut sum = Gradients::zero(10, 1);
+            for number in order {
+                sum.add(10 + number, vec![parts[number as usize]]);
+            }
+            sum.sum[0]
+        };
+        let in_order = ((0.0 + parts[0]) + parts[1] + parts[2]) + parts[3];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+            assert_eq!(fold(order).to_bits(), in_order.to_bits());
+        }
+    }
+}

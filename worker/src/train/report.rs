@@ -1,0 +1,214 @@
+//! What a worker tells the coordinator about its generation, and how that looks on the wire.
+
+use std::time::Duration;
+
+use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::ids::{Generation, Position};
+use convoy_common::pb;
+use pb::worker_message::Kind;
+
+use super::times::StepTimes;
+
+/// A fact about one generation.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// Still there.
+    Heartbeat {
+        /// Where the trainer is.
+        position: Position,
+        /// What it is doing.
+        phase: &'static str,
+    },
+    /// The state is loaded and the ring is open.
+    Ready {
+        /// Digest of weights and momentum.
+        state_digest: String,
+    },
+    /// A step was committed (told by rank 0).
+    Step(StepReport),
+    /// The validation split was evaluated (told by rank 0).
+    Evaluation(EvaluationReport),
+    /// This rank's part of a checkpoint is in the store.
+    PartUploaded {
+        /// The checkpoint's position.
+        position: Position,
+        /// The part.
+        part: PartEntry,
+        /// What every rank knows alike.
+        shared: SharedState,
+        /// From the snapshot to the end of the upload.
+        took: Duration,
+    },
+    /// This rank's part of a checkpoint did not reach the store.
+    PartFailed {
+        /// The checkpoint's position.
+        position: Position,
+        /// Why.
+        error: String,
+    },
+    /// This worker left the generation without the others' agreement.
+    Failed {
+        /// The last committed position.
+        position: Position,
+        /// The peer whose fault it seems.
+        blame: Option<String>,
+        /// What happened.
+        error: String,
+        /// The exit code that the run deserves; 0 where the loss of a worker is all there is.
+        exit_code: u8,
+    },
+    /// All ranks ended together.
+    Finished {
+        /// The last committed position.
+        position: Position,
+        /// Why.
+        cause: Cause,
+        /// More about the cause.
+        detail: String,
+        /// Digest of weights and momentum.
+        state_digest: String,
+    },
+}
+
+/// Why a generation ended in agreement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The last epoch or step is done, or the schedule ended the run.
+    Completed,
+    /// The coordinator asked for it.
+    Stopped,
+    /// A loss or gradient was not finite; the step was not committed.
+    NonFinite,
+}
+
+/// One committed step; sums are over the global batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// After the step.
+    pub position: Position,
+    /// Samples in the global batch.
+    pub samples: u32,
+    /// Mean cross-entropy, nats.
+    pub loss: f64,
+    /// Samples whose largest logit is the label's.
+    pub correct: u32,
+    /// The rate that the step used.
+    pub learning_rate: f64,
+    /// What it cost on this worker.
+    pub times: StepTimes,
+}
+
+/// Counts over the whole validation split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationReport {
+    /// When it was made.
+    pub position: Position,
+    /// Images.
+    pub samples: u64,
+    /// Images whose label is the first guess.
+    pub top1_correct: u64,
+    /// Images whose label is among the first five guesses.
+    pub top5_correct: u64,
+    /// Mean cross-entropy, nats.
+    pub loss: f64,
+    /// How long it took.
+    pub took: Duration,
+    /// The learning rate from here on.
+    pub learning_rate: f64,
+    /// The schedule ends the run here.
+    pub schedule_done: bool,
+}
+
+impl Report {
+    /// The wire form, for one generation.
+    pub fn of(self, generation: Generation) -> pb::WorkerMessage {
+        let generation = Some(generation.into());
+        let kind = match self {
+            Self::Heartbeat { position, phase } => Kind::Heartbeat(pb::Heartbeat {
+                generation,
+                position: Some(position.into()),
+                phase: phase.to_owned(),
+            }),
+            Self::Ready { state_digest } => Kind::Ready(pb::Ready { generation, state_digest }),
+            Self::Step(it) => Kind::Step(pb::StepReport {
+                generation,
+                position: Some(it.position.into()),
+                samples: it.samples,
+                loss: it.loss,
+                correct: it.correct,
+                learning_rate: it.learning_rate,
+                times: Some(it.times.into()),
+            }),
+            Self::Evaluation(it) => Kind::Evaluation(pb::EvaluationReport {
+                generation,
+                position: Some(it.position.into()),
+                samples: it.samples,
+                top1_correct: it.top1_correct,
+                top5_correct: it.top5_correct,
+                loss: it.loss,
+                seconds: it.took.as_secs_f64(),
+                learning_rate: it.learning_rate,
+                schedule_done: it.schedule_done,
+            }),
+            Self::PartUploaded { position, part, shared, took } => {
+                Kind::PartUploaded(pb::PartUploaded {
+                    generation,
+                    position: Some(position.into()),
+                    part_json: json(&part),
+                    shared_json: json(&shared),
+                    seconds: took.as_secs_f64(),
+                })
+            }
+            Self::PartFailed { position, error } => Kind::PartFailed(pb::PartFailed {
+                generation,
+                position: Some(position.into()),
+                error,
+            }),
+            Self::Failed { position, blame, error, exit_code } => {
+                Kind::GenerationFailed(pb::GenerationFailed {
+                    generation,
+                    position: Some(position.into()),
+                    blame: blame.unwrap_or_default(),
+                    error,
+                    exit_code: u32::from(exit_code),
+                })
+            }
+            Self::Finished { position, cause, detail, state_digest } => {
+                Kind::Finished(pb::Finished {
+                    generation,
+                    position: Some(position.into()),
+                    cause: pb::FinishCause::from(cause).into(),
+                    detail,
+                    state_digest,
+                })
+            }
+        };
+        pb::WorkerMessage { kind: Some(kind) }
+    }
+}
+
+impl From<Cause> for pb::FinishCause {
+    fn from(it: Cause) -> Self {
+        match it {
+            Cause::Completed => Self::Completed,
+            Cause::Stopped => Self::Stopped,
+            Cause::NonFinite => Self::NonFinite,
+        }
+    }
+}
+
+impl From<StepTimes> for pb::StepTimes {
+    fn from(it: StepTimes) -> Self {
+        Self {
+            data_wait: it.data_wait.as_secs_f64(),
+            compute: it.compute.as_secs_f64(),
+            all_reduce: it.all_reduce.as_secs_f64(),
+            update: it.update.as_secs_f64(),
+            total: it.total.as_secs_f64(),
+        }
+    }
+}
+
+fn json(it: &impl serde::Serialize) -> String {
+    serde_json::to_string(it).expect("invariant: plain data has a JSON form")
+}

@@ -1,0 +1,42 @@
+//! Where a step's time goes, as wall time of the trainer's thread.
+
+use std::time::{Duration, Instant};
+
+/// The split of one step. The parts do not overlap and sum up to the total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Waiting for decoded images.
+    pub data_wait: Duration,
+    /// Forward and backward, including what the ring does meanwhile.
+    pub compute: Duration,
+    /// Waiting for the ring after the last gradient was computed: its exposed part.
+    pub all_reduce: Duration,
+    /// Checking and committing the step.
+    pub update: Duration,
+    /// The whole step.
+    pub total: Duration,
+}
+
+/// Measures the split: each lap ends one part.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    start: Instant,
+    lap: Instant,
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        let now = Instant::now();
+        Self { start: now, lap: now }
+    }
+
+    /// The time since the last lap.
+    pub(super) fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.lap, now)
+    }
+
+    pub(super) fn total(&self) -> Duration {
+        self.lap - self.start
+    }
+}

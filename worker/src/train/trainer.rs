@@ -1,0 +1,291 @@
+//! The loop of steps and boundaries.
+
+use std::sync::Arc;
+
+use convoy_common::checkpoint::SharedState;
+use convoy_common::config::RunConfig;
+use convoy_common::ids::{Position, Rank};
+use convoy_common::sampling::{EvaluationGrid, Sampler};
+use convoy_common::schedule::{LearningRate, Observation, ScheduleState};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::boundary::{Snapshot, Timetable};
+use super::control::{Control, Phase};
+use super::head_plan::HeadPlan;
+use super::lanes::Lanes;
+use super::report::{Cause, Report, StepReport};
+use super::snapshot::Uploader;
+use super::step::{Committed, Stepped};
+use super::{EvaluationReport, TrainError};
+use crate::data::{self, Pipeline, Purpose, Request, Source};
+use crate::model::{Dropout, Net};
+use crate::ring::Ring;
+
+/// What a trainer is made of.
+pub struct Parts {
+    /// The run.
+    pub config: RunConfig,
+    /// What it trains on.
+    pub source: Arc<dyn Source>,
+    /// Images of the training and of the validation split.
+    pub images: (u64, u64),
+    /// This worker's place in the roster.
+    pub rank: Rank,
+    /// Workers in the roster.
+    pub world: u32,
+    /// The net, with the state at `shared.position`.
+    pub net: Net,
+    /// Microbatches that compute at once.
+    pub lanes: u32,
+    /// How images are read and decoded.
+    pub settings: data::Settings,
+    /// What is known of that state besides the tensors.
+    pub shared: SharedState,
+    /// The generation's ring.
+    pub ring: Ring,
+    /// Takes this rank's part of checkpoints.
+    pub uploader: Uploader,
+    /// The board.
+    pub control: Arc<Control>,
+    /// Where the store is read.
+    pub runtime: Handle,
+    /// To the coordinator.
+    pub reports: mpsc::Sender<Report>,
+}
+
+/// How a generation ended when all ranks agreed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The last committed position.
+    pub position: Position,
+    /// Why.
+    pub cause: Cause,
+    /// More about the cause.
+    pub detail: String,
+}
+
+/// One worker's part of one generation.
+pub struct Trainer {
+    pub(super) config: RunConfig,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) settings: data::Settings,
+    pub(super) sampler: Sampler,
+    pub(super) grid: EvaluationGrid,
+    pub(super) rank: Rank,
+    pub(super) world: u32,
+    pub(super) net: Net,
+    pub(super) plan: HeadPlan,
+    pub(super) lanes: Lanes,
+    pub(super) ring: Ring,
+    pub(super) pipeline: Pipeline,
+    pub(super) control: Arc<Control>,
+    pub(super) runtime: Handle,
+    pub(super) uploader: Uploader,
+    pub(super) rate: LearningRate,
+    pub(super) schedule: ScheduleState,
+    pub(super) position: Position,
+    timetable: Timetable,
+    samples_seen: u64,
+    last_loss: Option<f64>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Trainer {
+    /// Starts the lanes and the reading of images.
+    pub fn new(parts: Parts) -> Result<Self, TrainError> {
+        let Parts { config, source, images, rank, world, net, lanes, settings, shared, .. } = parts;
+        let (training, validation) = images;
+        let sampler =
+            Sampler::new(config.run.seed, training, config.train.batch, config.numerics.microbatch);
+        let grid = EvaluationGrid::new(validation, config.numerics.microbatch);
+        let plan =
+            HeadPlan::new(config.numerics.head_exchange, config.train.batch, net.spec().linears());
+        if rank.0 == 0 {
+            plan.log(config.train.batch);
+        }
+        let timetable = Timetable::new(&config, sampler.steps_per_epoch());
+        let wanted = requests(sampler.clone(), timetable.clone(), shared.position, rank, world);
+        let pipeline = Pipeline::start(Arc::clone(&source), settings, &parts.runtime, wanted)?;
+        let dropout = Dropout { seed: config.run.seed, probability: config.model.dropout };
+        let lanes = Lanes::start(&net, dropout, &plan, lanes, config.numerics.threads_per_lane)?;
+        parts.control.reached(shared.position);
+        Ok(Self {
+            rate: LearningRate::new(config.train.lr, &config.schedule),
+            schedule: shared.schedule,
+            position: shared.position,
+            samples_seen: shared.samples_seen,
+            last_loss: shared.last_loss,
+            ring: parts.ring,
+            control: parts.control,
+            runtime: parts.runtime,
+            uploader: parts.uploader,
+            reports: parts.reports,
+            config,
+            source,
+            settings,
+            sampler,
+            grid,
+            rank,
+            world,
+            net,
+            plan,
+            lanes,
+            pipeline,
+            timetable,
+        })
+    }
+
+    /// Trains until all ranks agree to end, or until something breaks.
+    ///
+    /// After an error the state is that of the last committed step, [`Self::position`].
+    pub fn run(&mut self) -> Result<Ending, TrainError> {
+        if self.schedule.done || self.timetable.is_complete(self.position) {
+            return Ok(self.ending(Cause::Completed, "there was nothing left to train".to_owned()));
+        }
+        loop {
+            let lr = self.rate.rate(&self.schedule, self.position);
+            let committed = match self.step(lr)? {
+                Stepped::Committed(committed) => committed,
+                Stepped::NonFinite { what } => return Ok(self.ending(Cause::NonFinite, what)),
+            };
+            self.position = self.position.next(self.sampler.steps_per_epoch());
+            self.control.reached(self.position);
+            self.tell_step(lr, &committed);
+
+            let mut due = self.timetable.due(self.position, committed.agreed);
+            if due.evaluate && self.evaluate_and_observe()? {
+                (due.end, due.checkpoint) = (Some(Cause::Completed), Snapshot::Final);
+            }
+            self.keep(due.checkpoint)?;
+            if let Some(cause) = due.end {
+                return Ok(self.ending(cause, String::new()));
+            }
+        }
+    }
+
+    /// The last committed position.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Waits until this rank's part of the last checkpoint is stored or has failed.
+    pub fn finish_uploads(&self) -> Result<(), TrainError> {
+        self.uploader.wait_until_free()
+    }
+
+    /// The net, for its digest.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    pub(super) fn check_abandoned(&self) -> Result<(), TrainError> {
+        if self.control.is_abandoned() { Err(TrainError::Abandoned) } else { Ok(()) }
+    }
+
+    fn ending(&self, cause: Cause, detail: String) -> Ending {
+        Ending { position: self.position, cause, detail }
+    }
+
+    fn tell_step(&mut self, lr: f64, committed: &Committed) {
+        let Committed { total, times, .. } = committed;
+        let loss = total.loss / f64::from(total.samples.max(1));
+        self.samples_seen += u64::from(total.samples);
+        self.last_loss = Some(loss);
+        if self.rank.0 == 0 {
+            self.tell(Report::Step(StepReport {
+                position: self.position,
+                samples: total.samples,
+                loss,
+                correct: total.correct,
+                learning_rate: lr,
+                times: *times,
+            }));
+        }
+    }
+
+    /// Evaluates and lets the schedule see it; says whether the schedule ends the run.
+    fn evaluate_and_observe(&mut self) -> Result<bool, TrainError> {
+        let mut report: EvaluationReport = self.evaluate()?;
+        let errors = report.samples - report.top1_correct;
+        let (schedule, observation) = self.rate.observe(&self.schedule, errors);
+        self.schedule = schedule;
+        report.learning_rate = self.rate.rate(&self.schedule, self.position);
+        report.schedule_done = self.schedule.done;
+        if let Observation::Dropped { .. } = observation {
+            info!(
+                epoch = self.position.epoch,
+                lr = report.learning_rate,
+                "the learning rate drops"
+            );
+        }
+        if self.rank.0 == 0 {
+            self.tell(Report::Evaluation(report));
+        }
+        Ok(self.schedule.done)
+    }
+
+    fn keep(&self, snapshot: Snapshot) -> Result<(), TrainError> {
+        let Position { epoch, step } = self.position;
+        match snapshot {
+            Snapshot::No => return Ok(()),
+            Snapshot::Skip => {
+                if self.rank.0 == 0 {
+                    warn!(
+                        epoch,
+                        step, "a checkpoint is skipped: the one before is still being uploaded"
+                    );
+                }
+                return Ok(());
+            }
+            Snapshot::Take => self.control.enter(Phase::Checkpoint),
+            Snapshot::Final => {
+                self.control.enter(Phase::Checkpoint);
+                self.uploader.wait_until_free()?;
+            }
+        }
+        self.uploader.take(&self.net, self.shared())
+    }
+
+    fn shared(&self) -> SharedState {
+        SharedState {
+            position: self.position,
+            global_step: self.position.global_step(self.sampler.steps_per_epoch()),
+            schedule: self.schedule.clone(),
+            samples_seen: self.samples_seen,
+            last_loss: self.last_loss,
+            world: self.world,
+        }
+    }
+
+    fn tell(&self, report: Report) {
+        if self.reports.blocking_send(report).is_err() {
+            warn!("a report was dropped because this worker is ending");
+        }
+    }
+}
+
+/// Everything this rank will read, from `start` to the end of the run.
+fn requests(
+    sampler: Sampler,
+    timetable: Timetable,
+    start: Position,
+    rank: Rank,
+    world: u32,
+) -> impl Iterator<Item = Request> + Send {
+    let steps = sampler.steps_per_epoch();
+    std::iter::successors(Some(start), move |at| Some(at.next(steps)))
+        .take_while(move |at| !timetable.is_complete(*at))
+        .flat_map(move |Position { epoch, step }| {
+            let share = Sampler::share(sampler.microbatches(step), rank.0, world);
+            let sampler = sampler.clone();
+            share.map(move |microbatch| Request {
+                purpose: Purpose::Train,
+                epoch,
+                step,
+                microbatch,
+                samples: sampler.microbatch(epoch, step, microbatch),
+            })
+        })
+}
