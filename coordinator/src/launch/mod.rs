@@ -1,0 +1,404 @@
+//! Runs a whole job on this machine: a coordinator and its workers as child processes.
+//!
+//! [`plan`] says who is started how, [`child`] owns one process each, [`supervisor`] decides who is
+//! told to end and when the launch is over, and [`console`] prints what everybody says. This file
+//! joins them: it turns signals, ends and deadlines into the supervisor's events and carries out
+//! its orders. It holds no state of the training: a launcher that dies takes its children along,
+//! and the run goes on from its newest checkpoint with the next launch.
+//!
+//! Everything here runs on the main thread, because the children's lives are tied to the thread
+//! that starts them ([`tether`]).
+
+mod child;
+mod console;
+mod error;
+mod plan;
+mod progress;
+mod signals;
+mod supervisor;
+mod tether;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use convoy_common::config::RunConfig;
+use convoy_common::exit;
+use convoy_common::failure::Failure;
+use convoy_common::telemetry::{self, Format};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
+
+use child::Handle;
+use console::Console;
+use error::LaunchError;
+pub(crate) use plan::Device;
+use plan::{Machine, Serve};
+use signals::Signals;
+use supervisor::{Ending, Event, Notice, Order, Patience, Supervisor, Who};
+
+/// How long the coordinator may take to say where it listens.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the launcher's last lines may take to be printed.
+const PRINT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is to be launched: the command line, resolved.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// The config file, handed on to `convoy serve`.
+    pub(crate) config: PathBuf,
+    /// `key=value`, the number of workers included.
+    pub(crate) overrides: Vec<String>,
+    /// What both resolve to.
+    pub(crate) run: RunConfig,
+    /// Refuse a run that exists.
+    pub(crate) fresh: bool,
+    /// The checkpoint to start from.
+    pub(crate) from: Option<String>,
+    /// Which devices workers get.
+    pub(crate) device: Device,
+    /// Lanes of each worker; shared out if not given.
+    pub(crate) lanes: Option<u32>,
+    /// How lines look on stderr.
+    pub(crate) format: Format,
+    /// Draw the progress line, if stderr is a terminal.
+    pub(crate) progress: bool,
+    /// How long the coordinator may take to end after the first signal.
+    pub(crate) grace: Duration,
+    /// The program that coordinates; this one if not given.
+    pub(crate) coordinator_binary: Option<PathBuf>,
+    /// The program that trains; `convoy-worker` beside the coordinator's if not given.
+    pub(crate) worker_binary: Option<PathBuf>,
+}
+
+/// Launches the job and supervises it to its end.
+///
+/// # Errors
+/// When something that is needed is missing before the first child is started. Later trouble is
+/// told on stderr and ends in the exit code, so that nothing skips the children's end.
+pub(crate) fn run(launch: &Launch) -> Result<ExitCode, Failure> {
+    let this = std::env::current_exe().map_err(LaunchError::OwnPath)?;
+    let worker_binary = plan::worker_binary(launch.worker_binary.as_deref(), &this)
+        .map_err(|path| LaunchError::NoWorkerBinary { path })?;
+    let coordinator_binary = launch.coordinator_binary.clone().unwrap_or(this);
+    let folder = PathBuf::from(launch.run.log.folder.replace("{run}", &launch.run.run.name));
+    let workers = launch.run.cluster.workers;
+    let names: Vec<Arc<str>> = ["coordinator".to_owned(), "launch".to_owned()]
+        .into_iter()
+        .chain((0..workers).map(|index| format!("worker-{index}")))
+        .map(Arc::from)
+        .collect();
+    let console = Console::start(&folder, &names, launch.format, launch.progress)
+        .map_err(|(path, source)| LaunchError::LogFile { path, source })?;
+    tell_through(&console, &names[1])?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LaunchError::Runtime)?;
+    let address_file = folder.join(format!(".coordinator-{}.address", std::process::id()));
+    tracing::info!(
+        run = launch.run.run.name,
+        workers,
+        logs = %folder.display(),
+        "launching"
+    );
+    let code = runtime.block_on(async {
+        let mut job = Job {
+            launch,
+            machine: Machine::here(),
+            coordinator_binary,
+            worker_binary,
+            address_file: address_file.clone(),
+            console: &console,
+            names: &names,
+            supervisor: Supervisor::new(Patience::new(launch.grace)),
+            children: Vec::new(),
+            follower: None,
+        };
+        job.supervise().await
+    });
+    // Without an address there is none; nothing else can be done about a file that stays.
+    let _ = std::fs::remove_file(&address_file);
+    if let Ok(code) = &code {
+        tracing::info!(exit_code = code, meaning = meaning(*code), "launch over");
+    }
+    console.finish(PRINT_PATIENCE);
+    Ok(ExitCode::from(code?))
+}
+
+/// The launcher's own events take the way of the children's lines.
+fn tell_through(console: &Console, name: &Arc<str>) -> Result<(), Failure> {
+    let lines = console.lines(name);
+    telemetry::start(telemetry::Settings {
+        format: Format::Json,
+        filter: "info".to_owned(),
+        role: name.to_string(),
+        console: Some(Box::new(lines)),
+    })?;
+    Ok(())
+}
+
+struct Job<'a> {
+    launch: &'a Launch,
+    machine: Machine,
+    coordinator_binary: PathBuf,
+    worker_binary: PathBuf,
+    address_file: PathBuf,
+    console: &'a Console,
+    names: &'a [Arc<str>],
+    supervisor: Supervisor,
+    children: Vec<(Who, Handle)>,
+    follower: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Job<'_> {
+    async fn supervise(&mut self) -> Result<u8, LaunchError> {
+        let mut signals = Signals::listen().map_err(LaunchError::Runtime)?;
+        let (events, mut inbox) = mpsc::channel(16);
+        self.start_coordinator(&events)?;
+        let address = address_in(self.address_file.clone());
+        tokio::pin!(address);
+        let mut waiting = true;
+        let address_due = TokioInstant::now() + ADDRESS_PATIENCE;
+        loop {
+            let timer = self.supervisor.deadline().map(TokioInstant::from_std);
+            let event = tokio::select! {
+                name = signals.next() => {
+                    tracing::info!(signal = name, "signal received");
+                    Event::StopWanted
+                }
+                Some(event) = inbox.recv() => event,
+                address = &mut address, if waiting => {
+                    waiting = false;
+                    match self.start_workers(&address, &events) {
+                        Ok(()) => continue,
+                        Err(error) => {
+                            tracing::error!(error = %error, "worker cannot be started");
+                            Event::Broken
+                        }
+                    }
+                }
+                () = sleep_until(address_due), if waiting => {
+                    waiting = false;
+                    tracing::error!(
+                        seconds = ADDRESS_PATIENCE.as_secs(),
+                        "coordinator did not say where it listens"
+                    );
+                    Event::Broken
+                }
+                () = sleep_until(timer.unwrap_or(address_due)), if timer.is_some() => Event::Timer,
+            };
+            if let Some(code) = self.take_in(event) {
+                return Ok(code);
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: Event) -> Option<u8> {
+        if let Event::Ended(who, how) = event {
+            self.children.retain(|(it, _)| *it != who);
+            tracing::debug!(process = self.name(who), ending = describe(how), "process ended");
+        }
+        for order in self.supervisor.step(Instant::now(), event) {
+            match order {
+                Order::StopCoordinator => {
+                    for (who, child) in &self.children {
+                        if *who == Who::Coordinator {
+                            child.terminate();
+                        }
+                    }
+                }
+                Order::KillAll => self.children.iter().for_each(|(_, child)| child.kill()),
+                Order::Say(notice) => self.say(notice),
+                Order::Exit(code) => {
+                    if let Some(follower) = self.follower.take() {
+                        follower.abort();
+                    }
+                    return Some(code);
+                }
+            }
+        }
+        None
+    }
+
+    fn start_coordinator(&mut self, events: &mpsc::Sender<Event>) -> Result<(), LaunchError> {
+        let launch = self.launch;
+        let file = std::fs::read_to_string(&launch.config).unwrap_or_default();
+        let named = plan::names_bind(&file, &launch.overrides)
+            || std::env::var_os("CONVOY_CLUSTER_BIND").is_some();
+        let serve = Serve {
+            config: &launch.config,
+            overrides: &launch.overrides,
+            bind: (!named).then_some("127.0.0.1:0"),
+            address_file: &self.address_file,
+            fresh: launch.fresh,
+            from: launch.from.as_deref(),
+        };
+        let mut command = Command::new(&self.coordinator_binary);
+        command.args(serve.arguments());
+        let program = self.coordinator_binary.clone();
+        self.start(Who::Coordinator, command, &program, events)
+    }
+
+    fn start_workers(
+        &mut self,
+        address: &str,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), LaunchError> {
+        if !self.supervisor.is_running() {
+            return Ok(());
+        }
+        let url = format!("http://{address}");
+        let workers = self.launch.run.cluster.workers;
+        if self.launch.device == Device::Cuda && self.machine.gpus.len() < workers as usize {
+            tracing::warn!(workers, gpus = self.machine.gpus.len(), "workers share GPUs");
+        }
+        for index in 0..workers {
+            let share = plan::Share {
+                device: self.launch.device,
+                lanes: self.launch.lanes,
+                threads_per_lane: self.launch.run.numerics.threads_per_lane,
+                index,
+                workers,
+            };
+            let plan = plan::worker(&self.machine, &share, &url);
+            let mut command = Command::new(&self.worker_binary);
+            command.args(plan.arguments).envs(plan.environment);
+            let program = self.worker_binary.clone();
+            self.start(Who::Worker(index as usize), command, &program, events)?;
+        }
+        self.follower = Some(tokio::spawn(progress::follow(url, self.console.progress())));
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        who: Who,
+        command: Command,
+        program: &Path,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), LaunchError> {
+        let lines = self.console.lines(self.name_of(who));
+        let handle = child::start(who, command, lines, events.clone())
+            .map_err(|source| LaunchError::CannotStart { path: program.to_owned(), source })?;
+        self.children.push((who, handle));
+        // A start is news to the supervisor alone: it never answers it with an order.
+        self.supervisor.step(Instant::now(), Event::Started(who));
+        Ok(())
+    }
+
+    fn name_of(&self, who: Who) -> &Arc<str> {
+        match who {
+            Who::Coordinator => &self.names[0],
+            Who::Worker(index) => &self.names[index + 2],
+        }
+    }
+
+    fn name(&self, who: Who) -> &str {
+        self.name_of(who)
+    }
+
+    fn say(&self, notice: Notice) {
+        match notice {
+            Notice::Stopping => tracing::info!(
+                grace = %humantime::format_duration(self.launch.grace),
+                "stopping after a checkpoint; a second signal ends everything at once"
+            ),
+            Notice::StoppingAtOnce => tracing::warn!("second signal: ending everything at once"),
+            Notice::GraceOver => tracing::error!(
+                grace = %humantime::format_duration(self.launch.grace),
+                "coordinator did not end in time; ending everything"
+            ),
+            Notice::WorkerEnded(index, how) => match how {
+                Ending::Code(exit::OK) => {
+                    tracing::info!(worker = self.name(Who::Worker(index)), "worker ended");
+                }
+                how => tracing::error!(
+                    worker = self.name(Who::Worker(index)),
+                    ending = describe(how),
+                    "worker failed"
+                ),
+            },
+            Notice::CoordinatorAsked => {
+                tracing::error!("job waits for a worker that is gone; asking coordinator to stop");
+            }
+            Notice::CoordinatorCrashed(number) => tracing::error!(
+                ending = describe(Ending::Signal(number)),
+                "coordinator crashed; launching the same config again resumes from the newest checkpoint"
+            ),
+            Notice::WorkersLeft(left) => {
+                tracing::warn!(left, "workers outlived the coordinator; ending them");
+            }
+            Notice::GivenUp(left) => {
+                tracing::error!(left, "killed processes are not gone yet; not waiting for them");
+            }
+        }
+    }
+}
+
+/// Waits until the coordinator has written where it listens; it writes the file by renaming.
+async fn address_in(file: PathBuf) -> String {
+    loop {
+        if let Ok(text) = std::fs::read_to_string(&file)
+            && let Some(address) = reachable(text.trim())
+        {
+            return address;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The address by which this machine reaches a listener: one on all interfaces is on loopback too.
+fn reachable(listens: &str) -> Option<String> {
+    let (host, port) = listens.rsplit_once(':')?;
+    port.parse::<u16>().ok().filter(|it| *it != 0)?;
+    Some(match host {
+        "0.0.0.0" => format!("127.0.0.1:{port}"),
+        "[::]" => format!("[::1]:{port}"),
+        host => format!("{host}:{port}"),
+    })
+}
+
+fn describe(how: Ending) -> String {
+    match how {
+        Ending::Code(code) => format!("exit code {code} ({})", meaning(code)),
+        Ending::Signal(number) => format!("signal {number} ({})", signals::name(number)),
+    }
+}
+
+/// What an exit code of either program means, in a word or two.
+fn meaning(code: u8) -> &'static str {
+    match code {
+        exit::OK => "done",
+        exit::USAGE => "wrong command line",
+        exit::BAD_INPUT => "wrong input",
+        exit::UNAVAILABLE => "something could not be reached",
+        exit::NON_FINITE => "non-finite loss or gradient",
+        exit::WORKER_LOST => "worker lost",
+        exit::STOPPED => "stopped after a checkpoint",
+        exit::INTERRUPTED => "interrupted",
+        _ => "failure",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_on_all_interfaces_is_reached_over_loopback() {
+        assert_eq!(reachable("0.0.0.0:7000").as_deref(), Some("127.0.0.1:7000"));
+        assert_eq!(reachable("[::]:7000").as_deref(), Some("[::1]:7000"));
+        assert_eq!(reachable("10.0.0.7:7000").as_deref(), Some("10.0.0.7:7000"));
+    }
+
+    #[test]
+    fn half_an_address_is_not_taken() {
+        for text in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:99999"] {
+            assert_eq!(reachable(text), None, "{text}");
+        }
+    }
+}

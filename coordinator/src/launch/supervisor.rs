@@ -1,0 +1,414 @@
+//! Decides what happens to the children: who is told to end, when they are killed, and with which
+//! code the launcher ends.
+//!
+//! A pure machine: events and the time go in, orders come out, so that every path is tested
+//! without a process. It knows no process, no signal handler and no clock.
+//!
+//! ```text
+//! Running --signal--> Stopping --coordinator ended--> Closing --workers gone--> done
+//!    |                   |  second signal, deadline      | deadline
+//!    |                   v                               v
+//!    +--broken-------> Killing <-------------------------+
+//! ```
+
+use std::time::{Duration, Instant};
+
+use convoy_common::exit;
+
+/// One of the children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The coordinator.
+    Coordinator,
+    /// The worker of this index.
+    Worker(usize),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It exited with this code.
+    Code(u8),
+    /// A signal of this number killed it.
+    Signal(i32),
+}
+
+/// What the supervisor hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A child runs.
+    Started(Who),
+    /// A child is gone and reaped.
+    Ended(Who, Ending),
+    /// The user wants the job to end: SIGINT, SIGTERM or SIGHUP.
+    StopWanted,
+    /// The job cannot be set up (no address in time, a worker that cannot be started).
+    Broken,
+    /// The deadline that [`Supervisor::deadline`] named may have passed.
+    Timer,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Ask the coordinator to stop the job after a checkpoint (SIGTERM).
+    StopCoordinator,
+    /// SIGKILL to every child.
+    KillAll,
+    /// Tell the user.
+    Say(Notice),
+    /// The launcher ends with this code.
+    Exit(u8),
+}
+
+/// What the user is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// The first signal: the job ends after a checkpoint.
+    Stopping,
+    /// The second signal: everything is killed.
+    StoppingAtOnce,
+    /// The coordinator did not end within the grace period.
+    GraceOver,
+    /// A worker ended before the job did.
+    WorkerEnded(usize, Ending),
+    /// A worker failed and the coordinator did not draw the conclusion; it is asked to stop.
+    CoordinatorAsked,
+    /// A signal killed the coordinator.
+    CoordinatorCrashed(i32),
+    /// Workers outlived the coordinator and are killed.
+    WorkersLeft(usize),
+    /// A killed process is not gone yet; the launcher does not wait for it any longer.
+    GivenUp(usize),
+}
+
+/// How long each wait may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For the coordinator to end after the first signal: it takes a checkpoint.
+    pub(super) grace: Duration,
+    /// For the coordinator to end the job by itself after a worker failed.
+    pub(super) after_worker_failed: Duration,
+    /// For the workers to end after the coordinator did.
+    pub(super) after_coordinator: Duration,
+    /// For killed processes to be gone.
+    pub(super) after_kill: Duration,
+}
+
+impl Patience {
+    /// The waits with the given grace period. What follows the coordinator's end stays below 5 s
+    /// together, the time within which nothing may be left.
+    pub(super) fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            after_worker_failed: Duration::from_secs(15),
+            after_coordinator: Duration::from_secs(3),
+            after_kill: Duration::from_secs(1),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running { ask_at: Option<Instant> },
+    Stopping { until: Instant, worker_failed: bool },
+    Closing { until: Instant, code: u8 },
+    Killing { until: Instant, code: u8 },
+    Over,
+}
+
+/// The state of one launch.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    phase: Phase,
+    patience: Patience,
+    coordinator: bool,
+    /// Indices of the workers that run.
+    workers: Vec<usize>,
+}
+
+impl Supervisor {
+    /// Nothing runs yet.
+    pub(super) fn new(patience: Patience) -> Self {
+        let phase = Phase::Running { ask_at: None };
+        Self { phase, patience, coordinator: false, workers: Vec::new() }
+    }
+
+    /// Whether workers should (still) be started.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// When [`Event::Timer`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running { ask_at } => ask_at,
+            Phase::Stopping { until, .. }
+            | Phase::Closing { until, .. }
+            | Phase::Killing { until, .. } => Some(until),
+            Phase::Over => None,
+        }
+    }
+
+    /// Takes in one event and says what follows.
+    pub(super) fn step(&mut self, now: Instant, event: Event) -> Vec<Order> {
+        let mut orders = Vec::new();
+        match event {
+            Event::Started(Who::Coordinator) => self.coordinator = true,
+            Event::Started(Who::Worker(index)) => self.workers.push(index),
+            Event::Ended(Who::Coordinator, how) => self.coordinator_ended(now, how, &mut orders),
+            Event::Ended(Who::Worker(index), how) => {
+                self.worker_ended(now, index, how, &mut orders);
+            }
+            Event::StopWanted => self.stop_wanted(now, &mut orders),
+            Event::Broken => self.kill(now, exit::FAILURE, &mut orders),
+            Event::Timer => self.timer(now, &mut orders),
+        }
+        self.finish(&mut orders);
+        orders
+    }
+
+    /// A restart of a crashed coordinator belongs here, once workers can be adopted by it.
+    fn coordinator_ended(&mut self, now: Instant, how: Ending, orders: &mut Vec<Order>) {
+        self.coordinator = false;
+        let code = match how {
+            Ending::Code(code) => code,
+            Ending::Signal(_) => exit::FAILURE,
+        };
+        let code = match self.phase {
+            Phase::Running { .. } => code,
+            // It stopped because the launcher asked, and the launcher asked because of a worker.
+            Phase::Stopping { worker_failed: true, .. } if code == exit::STOPPED => {
+                exit::WORKER_LOST
+            }
+            Phase::Stopping { .. } => code,
+            Phase::Closing { .. } | Phase::Killing { .. } | Phase::Over => return,
+        };
+        if let Ending::Signal(number) = how {
+            orders.push(Order::Say(Notice::CoordinatorCrashed(number)));
+        }
+        self.phase = Phase::Closing { until: now + self.patience.after_coordinator, code };
+    }
+
+    fn worker_ended(&mut self, now: Instant, index: usize, how: Ending, orders: &mut Vec<Order>) {
+        self.workers.retain(|it| *it != index);
+        let failed = how != Ending::Code(exit::OK);
+        match &mut self.phase {
+            Phase::Running { ask_at } => {
+                orders.push(Order::Say(Notice::WorkerEnded(index, how)));
+                if failed && ask_at.is_none() {
+                    *ask_at = Some(now + self.patience.after_worker_failed);
+                }
+            }
+            // The coordinator hands its workers the code that the job ends with.
+            Phase::Stopping { .. } | Phase::Closing { .. }
+                if failed && how != Ending::Code(exit::STOPPED) =>
+            {
+                orders.push(Order::Say(Notice::WorkerEnded(index, how)));
+            }
+            Phase::Stopping { .. }
+            | Phase::Closing { .. }
+            | Phase::Killing { .. }
+            | Phase::Over => {}
+        }
+    }
+
+    fn stop_wanted(&mut self, now: Instant, orders: &mut Vec<Order>) {
+        match self.phase {
+            Phase::Running { .. } => {
+                orders.push(Order::Say(Notice::Stopping));
+                self.stop(now, false, orders);
+            }
+            Phase::Stopping { .. } => {
+                orders.push(Order::Say(Notice::StoppingAtOnce));
+                self.kill(now, exit::INTERRUPTED, orders);
+            }
+            // The job has ended already, with this code.
+            Phase::Closing { code, .. } => self.kill(now, code, orders),
+            Phase::Killing { .. } | Phase::Over => {}
+        }
+    }
+
+    fn timer(&mut self, now: Instant, orders: &mut Vec<Order>) {
+        if self.deadline().is_none_or(|due| now < due) {
+            return;
+        }
+        match self.phase {
+            Phase::Running { .. } => {
+                orders.push(Order::Say(Notice::CoordinatorAsked));
+                self.stop(now, true, orders);
+            }
+            Phase::Stopping { .. } => {
+                orders.push(Order::Say(Notice::GraceOver));
+                self.kill(now, exit::INTERRUPTED, orders);
+            }
+            Phase::Closing { code, .. } => {
+                orders.push(Order::Say(Notice::WorkersLeft(self.workers.len())));
+                self.kill(now, code, orders);
+            }
+            Phase::Killing { code, .. } => {
+                let left = self.workers.len() + usize::from(self.coordinator);
+                orders.push(Order::Say(Notice::GivenUp(left)));
+                orders.push(Order::Exit(code));
+                self.phase = Phase::Over;
+            }
+            Phase::Over => {}
+        }
+    }
+
+    fn stop(&mut self, now: Instant, worker_failed: bool, orders: &mut Vec<Order>) {
+        orders.push(Order::StopCoordinator);
+        self.phase = Phase::Stopping { until: now + self.patience.grace, worker_failed };
+    }
+
+    fn kill(&mut self, now: Instant, code: u8, orders: &mut Vec<Order>) {
+        if matches!(self.phase, Phase::Killing { .. } | Phase::Over) {
+            return;
+        }
+        orders.push(Order::KillAll);
+        self.phase = Phase::Killing { until: now + self.patience.after_kill, code };
+    }
+
+    fn finish(&mut self, orders: &mut Vec<Order>) {
+        if self.coordinator || !self.workers.is_empty() {
+            return;
+        }
+        if let Phase::Closing { code, .. } | Phase::Killing { code, .. } = self.phase {
+            orders.push(Order::Exit(code));
+            self.phase = Phase::Over;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending::*, Event::*, Notice::*, Order::*, Who::*, *};
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    /// A coordinator and two workers run.
+    fn running(now: Instant) -> Supervisor {
+        let mut it = Supervisor::new(Patience::new(seconds(60)));
+        for who in [Coordinator, Worker(0), Worker(1)] {
+            assert_eq!(it.step(now, Started(who)), []);
+        }
+        it
+    }
+
+    #[test]
+    fn a_job_that_ends_by_itself_gives_the_launcher_its_code_once_the_workers_are_gone() {
+        let now = Instant::now();
+        let mut it = running(now);
+        assert_eq!(it.step(now, Ended(Coordinator, Code(70))), []);
+        assert_eq!(it.step(now, Ended(Worker(1), Code(0))), []);
+        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(70)]);
+        assert_eq!(it.deadline(), None);
+    }
+
+    #[test]
+    fn the_first_signal_asks_the_coordinator_alone() {
+        let now = Instant::now();
+        let mut it = running(now);
+        assert_eq!(it.step(now, StopWanted), [Say(Stopping), StopCoordinator]);
+        assert!(!it.is_running());
+        assert_eq!(it.step(now, Ended(Worker(0), Code(75))), []);
+        assert_eq!(it.step(now, Ended(Coordinator, Code(75))), []);
+        assert_eq!(it.step(now, Ended(Worker(1), Code(75))), [Exit(75)]);
+    }
+
+    #[test]
+    fn the_second_signal_kills_everything_at_once() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, StopWanted);
+        assert_eq!(it.step(now, StopWanted), [Say(StoppingAtOnce), KillAll]);
+        assert_eq!(it.step(now, StopWanted), []);
+        it.step(now, Ended(Coordinator, Signal(9)));
+        it.step(now, Ended(Worker(0), Signal(9)));
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(130)]);
+    }
+
+    #[test]
+    fn a_coordinator_that_does_not_end_in_the_grace_period_is_killed() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, StopWanted);
+        assert_eq!(it.step(now + seconds(59), Timer), []);
+        assert_eq!(it.step(now + seconds(60), Timer), [Say(GraceOver), KillAll]);
+        assert_eq!(it.step(now + seconds(61), Timer), [Say(GivenUp(3)), Exit(130)]);
+    }
+
+    #[test]
+    fn workers_that_outlive_the_coordinator_are_killed_within_three_seconds() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Ended(Coordinator, Code(0)));
+        assert_eq!(it.deadline(), Some(now + seconds(3)));
+        assert_eq!(it.step(now + seconds(3), Timer), [Say(WorkersLeft(2)), KillAll]);
+        it.step(now, Ended(Worker(0), Signal(9)));
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(0)]);
+    }
+
+    #[test]
+    fn a_worker_that_fails_is_reported_and_the_coordinator_gets_time_to_conclude() {
+        let now = Instant::now();
+        let mut it = running(now);
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(11))), [Say(WorkerEnded(1, Signal(11)))]);
+        assert!(it.is_running());
+        it.step(now, Ended(Coordinator, Code(71)));
+        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(71)]);
+    }
+
+    #[test]
+    fn a_coordinator_that_waits_on_for_a_failed_worker_is_asked_to_stop() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Ended(Worker(1), Code(1)));
+        let due = now + seconds(15);
+        assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
+        it.step(due, Ended(Coordinator, Code(exit::STOPPED)));
+        assert_eq!(it.step(due, Ended(Worker(0), Code(0))), [Exit(exit::WORKER_LOST)]);
+    }
+
+    #[test]
+    fn a_coordinator_that_crashes_ends_the_job_with_a_failure() {
+        let now = Instant::now();
+        let mut it = running(now);
+        assert_eq!(it.step(now, Ended(Coordinator, Signal(6))), [Say(CoordinatorCrashed(6))]);
+        it.step(now, Ended(Worker(0), Code(69)));
+        assert_eq!(
+            it.step(now, Ended(Worker(1), Code(69))),
+            [Say(WorkerEnded(1, Code(69))), Exit(exit::FAILURE)]
+        );
+    }
+
+    #[test]
+    fn a_coordinator_that_refuses_the_config_ends_the_launch_with_its_code() {
+        let now = Instant::now();
+        let mut it = Supervisor::new(Patience::new(seconds(60)));
+        it.step(now, Started(Coordinator));
+        assert_eq!(it.step(now, Ended(Coordinator, Code(64))), [Exit(64)]);
+    }
+
+    #[test]
+    fn a_launch_that_cannot_be_set_up_leaves_nobody() {
+        let now = Instant::now();
+        let mut it = running(now);
+        assert_eq!(it.step(now, Broken), [KillAll]);
+        it.step(now, Ended(Coordinator, Signal(9)));
+        it.step(now, Ended(Worker(0), Signal(9)));
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(exit::FAILURE)]);
+    }
+
+    #[test]
+    fn a_signal_after_the_job_ended_does_not_change_its_code() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Ended(Coordinator, Code(0)));
+        assert_eq!(it.step(now, StopWanted), [KillAll]);
+        it.step(now, Ended(Worker(0), Signal(9)));
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(0)]);
+    }
+}
