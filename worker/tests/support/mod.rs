@@ -1,0 +1,272 @@
+//! A cluster of trainers in one process: real rings over gRPC, a real store, no coordinator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
+use convoy_common::config::{RunConfig, Source as ConfigSource};
+use convoy_common::dataset::{DatasetIdentity, Encoded};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
+use convoy_common::rpc::Address;
+use convoy_common::schedule::ScheduleState;
+use convoy_common::store::Store;
+use convoy_worker::data::{InMemory, Settings};
+use convoy_worker::model::{Device, Net, Spec};
+use convoy_worker::ring::{self, Member, Ring, RingServer};
+use convoy_worker::state;
+use convoy_worker::train::{
+    Control, Ending, EvaluationReport, PartPlace, Parts, Report, StepReport, TrainError, Trainer, Uploader,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+/// Images of the training split: not a multiple of the batch, so that an epoch ends short.
+pub const TRAINING_IMAGES: u64 = 22;
+const VALIDATION_IMAGES: u64 = 7;
+const CLASSES: usize = 3;
+
+/// A run on a tiny drawn data set with a narrow net.
+pub struct Cluster {
+    pub config: RunConfig,
+    runtime: Runtime,
+    source: Arc<InMemory>,
+    store: Store,
+    _folder: TempDir,
+    generations: u32,
+}
+
+/// What one rank went through.
+pub struct Lived {
+    pub outcome: Result<Ending, TrainError>,
+    pub position: Position,
+    pub digest: String,
+    pub steps: Vec<StepReport>,
+    pub evaluations: Vec<EvaluationReport>,
+    pub parts: Vec<(SharedState, PartEntry)>,
+}
+
+/// What happens to the ranks besides training.
+pub type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
+
+impl Cluster {
+    /// A cluster whose config is that of the tests plus `extra` lines of `key=value`.
+    pub fn new(extra: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let overrides: Vec<String> = extra.iter().map(|&it| it.to_owned()).collect();
+        let text = "
+            [run]
+            url = 'run'
+            seed = 7
+            [data]
+            url = 'data'
+            [model]
+            narrow = 16
+            init = 'kaiming'
+            pixel_scale = 0.02
+            [train]
+            epochs = 4
+            batch = 8
+            [numerics]
+            microbatch = 2
+            [evaluation]
+            every_epochs = 1
+            [checkpoint]
+            every_epochs = 0
+            every_steps = 0
+        ";
+        let config = ConfigSource::new("test.toml".as_ref(), &overrides)
+            .with_environment(Vec::new())
+            .with_folder(folder.path())
+            .resolve_text(text)
+            .unwrap()
+            .config;
+        let store = Store::open(&config.run.url).unwrap();
+        let runtime = Runtime::new().unwrap();
+        Self { config, runtime, source: Arc::new(draw()), store, _folder: folder, generations: 0 }
+    }
+
+    /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
+    pub fn run(&mut self, lanes: &[u32], from: Option<&Manifest>, disturb: Disturbance) -> Vec<Lived> {
+        self.generations += 1;
+        let generation = Generation { term: Term(1), counter: self.generations };
+        let world = lanes.len() as u32;
+        let servers: Vec<RingServer> = lanes
+            .iter()
+            .map(|_| {
+                let any: Address = "127.0.0.1:0".parse().unwrap();
+                self.runtime.block_on(RingServer::bind(&any)).unwrap().1
+            })
+            .collect();
+        let roster: Vec<Member> = servers
+            .iter()
+            .enumerate()
+            .map(|(rank, server)| Member {
+                name: format!("worker-{rank}"),
+                address: server.address().into(),
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = servers
+                .iter()
+                .zip(lanes)
+                .enumerate()
+                .map(|(rank, (server, &lanes))| {
+                    let (roster, this) = (roster.clone(), &*self);
+                    scope.spawn(move || {
+                        let rank = rank as u32;
+                        let settings = ring::Settings {
+                            generation,
+                            rank: Rank(rank),
+                            roster,
+                            chunk_bytes: 64 << 10,
+                            timeout: Duration::from_secs(20),
+                            connect_timeout: Duration::from_secs(20),
+                        };
+                        let ring = this.runtime.block_on(Ring::open(settings, server)).unwrap();
+                        this.live(rank, world, lanes, from, ring, disturb)
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|it| it.join().unwrap()).collect()
+        })
+    }
+
+    fn live(
+        &self,
+        rank: u32,
+        world: u32,
+        lanes: u32,
+        from: Option<&Manifest>,
+        ring: Ring,
+        disturb: Disturbance,
+    ) -> Lived {
+        let spec = Spec::of(&self.config.model, CLASSES).unwrap();
+        let mut net =
+            Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU).unwrap();
+        let layout = Arc::new(state::layout(&net));
+        let catalogue = Arc::new(Checkpoints::new(self.store.clone()));
+        let shared = match from {
+            None => at_the_start(),
+            Some(manifest) => {
+                let loading = state::load(&catalogue, manifest, &layout, &mut net);
+                self.runtime.block_on(loading).unwrap();
+                manifest.shared.clone()
+            }
+        };
+        let (reports, mut inbox) = mpsc::channel(10_000);
+        let place = PartPlace { lineage: Lineage(1), term: Term(1), rank: Rank(rank), world };
+        let handle = self.runtime.handle().clone();
+        let uploader =
+            Uploader::new(catalogue, Arc::clone(&layout), place, reports.clone(), handle.clone());
+        let control = Arc::new(Control::default());
+        disturb(rank, &control, &ring);
+        let mut trainer = Trainer::new(Parts {
+            config: self.config.clone(),
+            source: self.source.clone(),
+            images: (TRAINING_IMAGES, VALIDATION_IMAGES),
+            rank: Rank(rank),
+            world,
+            net,
+            lanes,
+            settings: Settings::of(&self.config, lanes),
+            shared,
+            ring,
+            uploader,
+            control,
+            runtime: handle,
+            reports,
+        })
+        .unwrap();
+        let outcome = trainer.run();
+        trainer.finish_uploads().unwrap();
+        let mut lived = Lived {
+            outcome,
+            position: trainer.position(),
+            digest: state::digest(trainer.net(), &layout).unwrap(),
+            steps: Vec::new(),
+            evaluations: Vec::new(),
+            parts: Vec::new(),
+        };
+        drop(trainer);
+        while let Some(report) = inbox.blocking_recv() {
+            match report {
+                Report::Step(it) => lived.steps.push(it),
+                Report::Evaluation(it) => lived.evaluations.push(it),
+                Report::PartUploaded { part, shared, .. } => lived.parts.push((shared, part)),
+                Report::PartFailed { error, .. } => panic!("a part was not stored: {error}"),
+                _ => {}
+            }
+        }
+        lived
+    }
+
+    /// Makes the checkpoint of which every rank has written its part at global step `step`.
+    pub fn publish(&self, ranks: &[Lived], step: u64) -> Manifest {
+        let at = |it: &&(SharedState, PartEntry)| it.0.global_step == step;
+        let parts: Vec<_> = ranks
+            .iter()
+            .map(|it| it.parts.iter().find(at).expect("every rank wrote a part").clone())
+            .collect();
+        let spec = Spec::of(&self.config.model, CLASSES).unwrap();
+        let layout = state::layout(&Net::zeroed(spec, Device::CPU).unwrap());
+        let header = Header {
+            run_id: "test".to_owned(),
+            record_digest: String::new(),
+            lineage: Lineage(1),
+            parent: None,
+            term: Term(1),
+            model: self.config.model.clone(),
+            dataset: DatasetIdentity {
+                digest: String::new(),
+                train: TRAINING_IMAGES,
+                validation: VALIDATION_IMAGES,
+                classes: CLASSES as u32,
+            },
+            shared: parts[0].0.clone(),
+            tensors: layout.tensors().to_vec(),
+        };
+        Manifest::assemble(header, parts.into_iter().map(|(_, part)| part).collect()).unwrap()
+    }
+}
+
+/// Nothing happens.
+pub fn calm(_: u32, _: &Control, _: &Ring) {}
+
+fn at_the_start() -> SharedState {
+    SharedState {
+        position: Position::default(),
+        global_step: 0,
+        schedule: ScheduleState::default(),
+        samples_seen: 0,
+        last_loss: None,
+        world: 0,
+    }
+}
+
+/// Small pictures in which the class decides the colour of a stripe.
+fn draw() -> InMemory {
+    let image = |number: u64| {
+        let label = (number % CLASSES as u64) as usize;
+        let mut pixels = vec![0_u8; 256 * 256 * 3];
+        for (place, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+            let (x, y) = (place % 256, place / 256);
+            let shade = (x * 7 + y * 13 + number as usize * 31) % 97;
+            pixel.fill(shade as u8);
+            if (x + y) % 64 < 32 {
+                pixel[label] = 200;
+            }
+        }
+        let mut bytes = Vec::new();
+        jpeg_encoder::Encoder::new(&mut bytes, 90)
+            .encode(&pixels, 256, 256, jpeg_encoder::ColorType::Rgb)
+            .unwrap();
+        Encoded { bytes: Bytes::from(bytes), label: label as u16 }
+    };
+    InMemory {
+        train: (0..TRAINING_IMAGES).map(image).collect(),
+        validation: (0..VALIDATION_IMAGES).map(|it| image(1000 + it)).collect(),
+        mean_image: vec![60.0; 3 * 256 * 256],
+    }
+}

@@ -1,0 +1,134 @@
+//! Whole training runs of a narrow AlexNet: several ranks in one process over real rings.
+
+mod support;
+
+use convoy_common::ids::Position;
+use convoy_worker::train::{Cause, Ending};
+use support::{Cluster, Lived, TRAINING_IMAGES, calm};
+
+fn ending(lived: &Lived) -> &Ending {
+    lived.outcome.as_ref().unwrap()
+}
+
+fn all_equal(ranks: &[Lived]) -> &str {
+    for rank in ranks {
+        assert_eq!(rank.digest, ranks[0].digest, "ranks hold different bits");
+        assert_eq!(rank.position, ranks[0].position);
+    }
+    &ranks[0].digest
+}
+
+#[test]
+fn a_run_uses_every_sample_of_every_epoch_and_learns() {
+    let mut cluster = Cluster::new(&["train.epochs=6"]);
+    let ranks = cluster.run(&[1, 1], None, calm);
+    all_equal(&ranks);
+    assert_eq!(ending(&ranks[0]).cause, Cause::Completed);
+    let steps = &ranks[0].steps;
+    assert_eq!(steps.len(), 6 * 3);
+    for epoch in steps.chunks(3) {
+        assert_eq!(epoch.iter().map(|it| u64::from(it.samples)).sum::<u64>(), TRAINING_IMAGES);
+        assert_eq!(epoch[2].samples, 6, "the last batch is short");
+    }
+    let last = ranks[0].evaluations.last().unwrap();
+    assert_eq!((ranks[0].evaluations.len(), last.samples), (6, 7));
+    assert!(last.loss < steps[0].loss / 2.0, "{} is not far below {}", last.loss, steps[0].loss);
+    assert!(ranks[1].steps.is_empty(), "rank 0 alone reports steps");
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped() {
+    for lanes in [&[1][..], &[1, 1], &[1, 2, 1]] {
+        let mut cluster = Cluster::new(&["checkpoint.every_steps=4", "train.max_steps=9"]);
+        let whole = cluster.run(lanes, None, calm);
+        let expected = all_equal(&whole).to_owned();
+        for step in [4, 8] {
+            let manifest = cluster.publish(&whole, step);
+            let resumed = cluster.run(lanes, Some(&manifest), calm);
+            assert_eq!(all_equal(&resumed), expected, "resumed at step {step} on {} ranks", lanes.len());
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_the_end_has_the_digest_of_the_state_and_does_not_depend_on_its_writers() {
+    let mut digests = Vec::new();
+    for lanes in [&[1][..], &[2]] {
+        let mut cluster = Cluster::new(&["train.max_steps=3", "checkpoint.every_steps=1"]);
+        let ranks = cluster.run(lanes, None, calm);
+        let manifest = cluster.publish(&ranks, 3);
+        assert_eq!(manifest.state_digest, ranks[0].digest);
+        digests.push(ranks[0].digest.clone());
+    }
+    assert_eq!(digests[0], digests[1], "the number of lanes must not be seen in the bits");
+}
+
+#[test]
+fn a_stop_asked_of_one_rank_ends_all_at_one_boundary_with_a_checkpoint() {
+    let mut cluster = Cluster::new(&["train.epochs=50"]);
+    let ranks = cluster.run(&[1, 1, 1], None, |rank, control, _| {
+        if rank == 2 {
+            control.stop_after_step(true);
+        }
+    });
+    all_equal(&ranks);
+    for rank in &ranks {
+        assert_eq!(ending(rank).cause, Cause::Stopped);
+        assert_eq!(rank.position, Position { epoch: 0, step: 1 });
+    }
+    assert_eq!(cluster.publish(&ranks, 1).state_digest, ranks[0].digest);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_all_ranks_before_the_step_is_committed() {
+    let mut cluster = Cluster::new(&["train.lr=1e15", "train.epochs=50"]);
+    let ranks = cluster.run(&[1, 1], None, calm);
+    all_equal(&ranks);
+    let end = ending(&ranks[0]);
+    assert_eq!(end.cause, Cause::NonFinite);
+    assert!(end.detail.contains("not finite"), "{}", end.detail);
+    let kept = end.position.global_step(3);
+    assert_eq!(kept, ranks[0].steps.len() as u64);
+
+    let steps = format!("train.max_steps={kept}");
+    let mut before = Cluster::new(&["train.lr=1e15", "train.epochs=50", &steps]);
+    let intact = before.run(&[1, 1], None, calm);
+    assert_eq!(all_equal(&intact), ranks[0].digest, "the state is that of the step before");
+}
+
+#[test]
+fn the_head_may_be_exchanged_as_factors_or_as_gradients() {
+    let run = |exchange: &str| {
+        let exchange = format!("numerics.head_exchange=\"{exchange}\"");
+        let mut cluster = Cluster::new(&[&exchange, "train.max_steps=4"]);
+        let ranks = cluster.run(&[1, 1], None, calm);
+        all_equal(&ranks);
+        ranks[0].steps.last().unwrap().loss
+    };
+    let (factors, gradients) = (run("factors"), run("gradients"));
+    assert!((factors - gradients).abs() < 1e-3 * factors, "{factors} and {gradients}");
+}
+
+#[test]
+fn more_ranks_than_microbatches_leave_some_idle_and_still_agree() {
+    let mut cluster = Cluster::new(&["train.batch=4", "train.max_steps=3"]);
+    let ranks = cluster.run(&[1, 1, 1, 1], None, calm);
+    all_equal(&ranks);
+    assert_eq!(ranks[0].steps.iter().map(|it| it.samples).sum::<u32>(), 12);
+}
+
+#[test]
+fn a_rank_that_leaves_is_named_by_its_neighbour_and_nobody_holds_half_a_step() {
+    let mut cluster = Cluster::new(&["train.epochs=1000"]);
+    let ranks = cluster.run(&[1, 1, 1], None, |rank, control, _| {
+        if rank == 1 {
+            control.abandon();
+        }
+    });
+    assert!(ranks[1].outcome.is_err());
+    for rank in [0, 2] {
+        let error = ranks[rank].outcome.as_ref().unwrap_err();
+        assert_eq!(error.blame(), Some("worker-1"), "rank {rank}: {error}");
+    }
+    all_equal(&ranks);
+}
