@@ -8,7 +8,7 @@ use convoy_common::ids::Rank;
 use super::checkpoints::Fate;
 use super::effect::{Effect, Order, Outcome};
 use super::event::{Cause, ConnectionId, Failed, Finished};
-use super::note::{Abandoned, Note};
+use super::note::Note;
 use super::trouble::{Loss, Trouble};
 use super::{Machine, Phase};
 
@@ -120,16 +120,6 @@ impl Machine {
                 Fate::Kept => {}
                 Fate::Open => return None,
                 Fate::Abandoned(why) => {
-                    let why = match why {
-                        Abandoned::PartFailed { name, error } => {
-                            format!("the part of worker {name} was not stored: {error}")
-                        }
-                        Abandoned::NotPublished { error } => error,
-                        Abandoned::Disagreement { odd } => {
-                            format!("workers disagree about it; odd: {}", odd.join(", "))
-                        }
-                        Abandoned::Overtaken => "a later one came first".to_owned(),
-                    };
                     let message = format!(
                         "training ended at {position} ({cause}), but its checkpoint is not kept: \
                          {why}"

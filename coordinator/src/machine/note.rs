@@ -1,5 +1,6 @@
 //! Decisions and news worth a line in the log, typed: the engine gives them words and levels.
 
+use std::fmt;
 use std::time::Duration;
 
 use convoy_common::ids::{Generation, Position};
@@ -156,4 +157,19 @@ pub enum Abandoned {
         /// Why.
         error: String,
     },
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PartFailed { name, error } => {
+                write!(f, "the part of worker {name} was not stored: {error}")
+            }
+            Self::Disagreement { odd } => {
+                write!(f, "workers disagree about it; odd: {}", odd.join(", "))
+            }
+            Self::Overtaken => write!(f, "a later one came first"),
+            Self::NotPublished { error } => write!(f, "{error}"),
+        }
+    }
 }
