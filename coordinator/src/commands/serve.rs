@@ -1,13 +1,206 @@
-//! To be written.
+//! `convoy serve`: coordinates one job until it ends.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use convoy_common::failure::Failure;
+use convoy_common::config::{self, RunConfig};
+use convoy_common::exit;
+use convoy_common::failure::{Explain, Failure};
+use convoy_common::rpc::{self, Address};
+use convoy_common::shutdown::{self, Shutdown};
+use convoy_common::telemetry::{self, Format, Telemetry};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{info, warn};
 
-/// To be written.
+use crate::engine::{self, Handle, Input};
+use crate::ledger::{self, Origin};
+use crate::machine::{Event, Outcome};
+use crate::service::{self, Facts, Service};
+
+/// For calls to close after the job's end; workers have had their moment before.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// Coordinates one job: waits for its workers, keeps its checkpoints, ends when it ends
+///
+/// A run that exists goes on from its newest good checkpoint. SIGINT or SIGTERM takes a checkpoint
+/// and ends the job; a second one ends it at once.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = "\
+Examples:
+  convoy serve configs/quickstart.toml
+  convoy serve my.toml --set cluster.workers=4 --bind 10.0.0.1:7070 --insecure
+  convoy serve my.toml --from 1/000000000500
+  convoy-worker join --coordinator http://10.0.0.1:7070   (on each worker's machine)
 
-pub(crate) fn run(_: Args) -> Result<ExitCode, Failure> {
-    Ok(ExitCode::SUCCESS)
+Exit codes: 0 complete, 64 bad input, 69 store out of reach or too few workers, 70 a loss or
+gradient was not finite, 71 a worker was lost, 75 stopped after a checkpoint, 130 interrupted.")]
+pub(crate) struct Args {
+    /// The config, a TOML file
+    config: PathBuf,
+    /// Sets one value, whatever the file says; may be repeated
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
+    set: Vec<String>,
+    /// Where to listen, in place of cluster.bind; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    bind: Option<String>,
+    /// Allow an address beyond loopback although nothing is encrypted or authenticated
+    #[arg(long)]
+    insecure: bool,
+    /// Refuse a run that exists
+    #[arg(long, conflicts_with = "from")]
+    fresh: bool,
+    /// Start from this checkpoint (STEP, LINEAGE/STEP or its path) in a lineage of its own
+    #[arg(long, value_name = "CHECKPOINT")]
+    from: Option<String>,
+    /// Write the address that became of --bind to this file
+    #[arg(long, value_name = "PATH")]
+    address_file: Option<PathBuf>,
+    #[command(flatten)]
+    log: telemetry::Args,
+}
+
+/// What is wrong with the way in.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(
+        "{address} can be reached from other machines, and nothing is encrypted or authenticated"
+    )]
+    Insecure { address: Address },
+    #[error("cannot write the address to {}", path.display())]
+    AddressFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Explain for ServeError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Insecure { .. } => {
+                "on a network that you trust, allow it with --insecure; else bind 127.0.0.1"
+                    .to_owned()
+            }
+            Self::AddressFile { .. } => "name a file in a folder that exists".to_owned(),
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        exit::BAD_INPUT
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let telemetry = telemetry::start(args.log.settings("coordinator"))?;
+    let config = config::load(&args.config, &args.set)?;
+    telemetry.identify(Some(&config.run.name), None);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILURE, error))?;
+    let code = runtime.block_on(serve(args, config, &telemetry));
+    // Nothing that still runs may hold up the end.
+    runtime.shutdown_background();
+    code.map(ExitCode::from)
+}
+
+async fn serve(args: Args, config: RunConfig, telemetry: &Telemetry) -> Result<u8, Failure> {
+    let (_trigger, shutdown) =
+        shutdown::on_signals().map_err(|error| Failure::new(exit::FAILURE, error))?;
+    let address: Address = args.bind.as_deref().unwrap_or(&config.cluster.bind).parse()?;
+    let insecure = args.insecure || config.cluster.insecure;
+    if !insecure && !address.is_loopback().await? {
+        return Err(ServeError::Insecure { address }.into());
+    }
+    if args.log.log_format == Format::Text {
+        // Whoever reads JSON from standard error keeps it, too: the launcher writes that file.
+        telemetry.write_file(&config.log_folder())?;
+    }
+    let opening = open(&args, config, &address);
+    let (opened, facts, bound, incoming) = tokio::select! {
+        opened = opening => opened?,
+        request = shutdown.requested() => {
+            info!(reason = request.reason, "stopped before the job began");
+            return Ok(exit::STOPPED);
+        }
+    };
+
+    let (engine, job) = engine::start(opened.plan, opened.ledger);
+    let (over, ended) = oneshot::channel::<()>();
+    let server = tokio::spawn(
+        rpc::server()
+            .add_service(Service::new(engine.clone(), facts).into_server())
+            .serve_with_incoming_shutdown(incoming, async {
+                // An end of the job and a dropped sender are the same here.
+                let _ = ended.await;
+            }),
+    );
+    if let Some(path) = &args.address_file {
+        write_address(path, &bound.to_string())?;
+    }
+    info!(address = %bound, "listening");
+    tokio::spawn(obey(shutdown, engine));
+
+    let outcome: Outcome = job.await.map_err(|error| Failure::new(exit::FAILURE, error))?;
+    drop(over);
+    match timeout(LAST_CALLS, server).await {
+        Ok(Ok(Err(error))) => warn!(%error, "serving ended badly"),
+        Ok(_) => {}
+        Err(_) => warn!("some calls are still open; not waiting for them"),
+    }
+    Ok(outcome.exit_code)
+}
+
+type Bound = (ledger::Opened, Facts, std::net::SocketAddr, tonic::transport::server::TcpIncoming);
+
+/// Everything between the config and the first worker.
+async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound, Failure> {
+    let origin = match &args.from {
+        Some(checkpoint) => Origin::Checkpoint(checkpoint.clone()),
+        None if args.fresh => Origin::Fresh,
+        None => Origin::Newest,
+    };
+    // Bound before the run is touched: a port that is taken leaves no trace in it.
+    let (bound, incoming) = rpc::bind(address).await?;
+    let run = ledger::open(config, origin).await?;
+    if let Some(newest) = run.newest_term().await?
+        && service::is_served_by(&newest.address, run.url(), newest.term.0).await
+    {
+        return Err(run.occupied_by(&newest).into());
+    }
+    let (url, config) = (run.url().to_owned(), run.config().clone());
+    let opened = run.take_over(&bound.to_string()).await?;
+    let facts = Facts {
+        run: config.run.name.clone(),
+        url,
+        run_id: opened.run_id.clone(),
+        record_digest: opened.record_digest.clone(),
+        config_json: config.to_json(),
+        term: opened.plan.term.0,
+        workers: opened.plan.workers,
+        epochs: opened.plan.epochs,
+        steps_per_epoch: opened.plan.steps_per_epoch,
+    };
+    Ok((opened, facts, bound, incoming))
+}
+
+/// Turns signals into the engine's events.
+async fn obey(shutdown: Shutdown, engine: Handle) {
+    let reason = shutdown.requested().await.reason;
+    engine.send(Input::Event(Event::StopRequested { reason })).await;
+    let reason = shutdown.immediate().await.reason;
+    engine.send(Input::Event(Event::Interrupted { reason })).await;
+}
+
+/// Writes by renaming, so that a reader sees the whole address or none.
+fn write_address(path: &Path, address: &str) -> Result<(), ServeError> {
+    let failed = |source| ServeError::AddressFile { path: path.to_owned(), source };
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let staged = PathBuf::from(name);
+    std::fs::write(&staged, format!("{address}\n")).map_err(failed)?;
+    std::fs::rename(&staged, path).map_err(failed)
 }

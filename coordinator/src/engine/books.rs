@@ -1,0 +1,77 @@
+//! Keeps the books: one task through which everything the job writes to its ledger goes, in order.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Input;
+use crate::ledger::Ledger;
+use crate::machine::{Event, Publication};
+
+/// Entries that wait for the store.
+const QUEUE: usize = 16;
+/// For one entry; the store has deadlines of its own for each request.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Something to be written.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Publish(Box<Publication>),
+    Prune,
+}
+
+/// Starts the task; it ends when nobody can make an entry any more.
+pub(super) fn start(
+    mut ledger: impl Ledger,
+    engine: mpsc::Sender<Input>,
+) -> (mpsc::Sender<Entry>, JoinHandle<()>) {
+    let (entries, mut queue) = mpsc::channel(QUEUE);
+    let task = tokio::spawn(async move {
+        while let Some(entry) = queue.recv().await {
+            match entry {
+                Entry::Publish(publication) => {
+                    let event = publish(&mut ledger, *publication).await;
+                    // Without an engine nobody needs to know.
+                    let _ = engine.send(Input::Event(event)).await;
+                }
+                Entry::Prune => prune(&mut ledger).await,
+            }
+        }
+    });
+    (entries, task)
+}
+
+async fn publish(ledger: &mut impl Ledger, publication: Publication) -> Event {
+    let position = publication.shared.position;
+    let uploads_took = publication.uploads_took;
+    let start = Instant::now();
+    match timeout(PATIENCE, ledger.publish(publication)).await {
+        Ok(Ok(mut kept)) => {
+            kept.took = Some(uploads_took + start.elapsed());
+            Event::ManifestPublished(kept)
+        }
+        Ok(Err(error)) => Event::ManifestFailed { position, error: error.to_string() },
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            let error = format!("the store did not take the manifest within {seconds} s");
+            Event::ManifestFailed { position, error }
+        }
+    }
+}
+
+async fn prune(ledger: &mut impl Ledger) {
+    match timeout(PATIENCE, ledger.prune()).await {
+        Ok(Ok(pruned)) if pruned.removed.is_empty() && pruned.swept == 0 => {}
+        Ok(Ok(pruned)) => tracing::info!(
+            removed = pruned.removed.join(" "),
+            left_overs = pruned.swept,
+            "removed old checkpoints"
+        ),
+        Ok(Err(error)) => tracing::warn!(%error, "cannot remove old checkpoints"),
+        Err(_) => {
+            tracing::warn!(seconds = PATIENCE.as_secs(), "removing old checkpoints took too long")
+        }
+    }
+}

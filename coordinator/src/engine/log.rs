@@ -1,0 +1,140 @@
+//! The words and levels of what the machine tells.
+//!
+//! From these lines alone one can tell the job's story: who joined, which generation, the loss
+//! curve, rate drops, where a step's time goes, checkpoints, evaluations, and why it ended.
+
+use tracing::{error, info, warn};
+
+use crate::machine::{Ending, Note, Outcome, Progress};
+
+/// Writes one line.
+pub(super) fn tell(note: &Note) {
+    match note {
+        Note::Joined { hello, have, need } => info!(
+            worker = hello.name,
+            device = hello.device,
+            lanes = hello.lanes,
+            pid = hello.pid,
+            ring = hello.ring_address,
+            have,
+            need,
+            "worker joined"
+        ),
+        Note::Refused { name, refusal } => {
+            warn!(worker = name, reason = %refusal, hint = refusal.hint(), "worker refused");
+        }
+        Note::LeftEarly { name, why, have, need } => {
+            warn!(worker = name, why, have, need, "worker left before training");
+        }
+        Note::Formed { generation, roster, position, manifest } => {
+            let seats = roster.iter().enumerate();
+            let roster: Vec<String> =
+                seats.map(|(rank, it)| format!("{rank}={}@{}", it.name, it.ring_address)).collect();
+            info!(
+                %generation,
+                world = roster.len(),
+                roster = roster.join(" "),
+                epoch = position.epoch,
+                step = position.step,
+                from = manifest.as_deref().unwrap_or("seed"),
+                "generation formed"
+            );
+        }
+        Note::Ready { name, ready, of } => info!(worker = name, ready, of, "worker ready"),
+        Note::Began { generation, state_digest } => {
+            info!(%generation, state_digest, "training begins");
+        }
+        Note::Progress(progress) => tell_progress(progress),
+        Note::RateChanged { position, from, to } => {
+            info!(epoch = position.epoch, step = position.step, from, to, "learning rate changed")
+        }
+        Note::Evaluated(it) => {
+            let share = |correct: u64| rounded(correct as f64 / (it.samples.max(1)) as f64, 4);
+            info!(
+                epoch = it.position.epoch,
+                step = it.position.step,
+                images = it.samples,
+                top1 = share(it.top1_correct),
+                top5 = share(it.top5_correct),
+                loss = rounded(it.loss, 4),
+                seconds = rounded(it.seconds, 2),
+                lr = it.learning_rate,
+                schedule_done = it.schedule_done,
+                "evaluated"
+            );
+        }
+        Note::CheckpointPublished(kept) => info!(
+            epoch = kept.position.epoch,
+            step = kept.position.step,
+            bytes = kept.bytes,
+            seconds = kept.took.map(|it| rounded(it.as_secs_f64(), 2)),
+            path = kept.path,
+            "checkpoint published"
+        ),
+        Note::CheckpointAbandoned { position, why } => warn!(
+            epoch = position.epoch,
+            step = position.step,
+            why = %why,
+            "checkpoint abandoned; training goes on"
+        ),
+        Note::StopAccepted { reason } => info!(reason, "stopping"),
+        Note::Finished { name, position, cause } => info!(
+            worker = name,
+            epoch = position.epoch,
+            step = position.step,
+            %cause,
+            "worker finished"
+        ),
+        Note::Faltered { generation, name, sign } => {
+            warn!(%generation, worker = name, sign, "generation broken; looking for the cause");
+        }
+        Note::AlsoFaltered { name, sign } => warn!(worker = name, sign, "also broken"),
+        Note::Ignored { name, what, generation } => {
+            tracing::debug!(worker = name, what, %generation, "message ignored");
+        }
+        Note::WasAway { gap } => warn!(
+            seconds = rounded(gap.as_secs_f64(), 1),
+            "coordinator itself stood still; nobody is lost for that"
+        ),
+    }
+}
+
+fn tell_progress(it: &Progress) {
+    let milliseconds = |seconds: f64| rounded(seconds * 1e3, 1);
+    info!(
+        epoch = it.position.epoch,
+        step = it.position.step,
+        global_step = it.global_step,
+        loss = rounded(it.loss, 4),
+        top1 = rounded(it.top1, 4),
+        lr = it.learning_rate,
+        images_per_second = rounded(it.images_per_second, 1),
+        data_ms = milliseconds(it.times.data_wait),
+        compute_ms = milliseconds(it.times.compute),
+        all_reduce_ms = milliseconds(it.times.all_reduce),
+        update_ms = milliseconds(it.times.update),
+        step_ms = milliseconds(it.times.total),
+        eta_s = it.eta.map(|it| it.as_secs()),
+        "progress"
+    );
+}
+
+/// Writes the last line.
+pub(super) fn tell_end(outcome: &Outcome) {
+    let Outcome { kind, exit_code, message, hint, last_checkpoint } = outcome;
+    let last_checkpoint = last_checkpoint.as_ref().map_or("none", |it| it.path.as_str());
+    let hint = hint.as_deref();
+    match kind {
+        Ending::Completed => info!(outcome = message, last_checkpoint, exit_code, "job complete"),
+        Ending::Stopped => {
+            info!(outcome = message, hint, last_checkpoint, exit_code, "job stopped")
+        }
+        Ending::Failed => error!(outcome = message, hint, last_checkpoint, exit_code, "job failed"),
+    }
+}
+
+/// For people: digits beyond these say nothing.
+fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}

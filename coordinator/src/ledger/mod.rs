@@ -1,0 +1,110 @@
+//! What outlives this process, as the engine sees it: checkpoints are published and old ones
+//! removed.
+//!
+//! [`StoreLedger`] keeps them in the run's object store; [`opening`] opens a run. Nothing here
+//! decides when anything is written.
+
+mod opening;
+mod tensors;
+
+use std::future::Future;
+
+use convoy_common::checkpoint::{
+    CheckpointError, Checkpoints, Header, Manifest, ManifestError, Parent, Pruned, TensorSpec,
+};
+use convoy_common::config::Model;
+use convoy_common::ids::{Lineage, Term};
+use convoy_common::run_record::RunRecord;
+
+pub use opening::{OpenError, Opened, Origin, Run, open};
+pub use tensors::TensorsError;
+
+use crate::machine::{Kept, Publication};
+
+/// Where a job keeps its checkpoints.
+pub trait Ledger: Send + 'static {
+    /// Makes a checkpoint exist, all of whose parts are in the store.
+    fn publish(
+        &mut self,
+        publication: Publication,
+    ) -> impl Future<Output = Result<Kept, LedgerError>> + Send;
+
+    /// Removes checkpoints beyond those to be kept.
+    fn prune(&mut self) -> impl Future<Output = Result<Pruned, LedgerError>> + Send;
+}
+
+/// An entry could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The catalogue or its store refused it.
+    #[error("{}", told(.0))]
+    Checkpoint(#[from] CheckpointError),
+    /// The parts do not make up the state.
+    #[error("the parts do not make up a checkpoint: {0}")]
+    Parts(#[from] ManifestError),
+    /// The parts do not say what the state consists of.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+}
+
+/// The error with its causes, on one line.
+fn told(error: &CheckpointError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Checkpoints in the run's object store.
+#[derive(Debug)]
+pub struct StoreLedger {
+    checkpoints: Checkpoints,
+    record: RunRecord,
+    model: Model,
+    lineage: Lineage,
+    parent: Option<Parent>,
+    term: Term,
+    keep_last: u32,
+    /// What the state consists of; the same for the whole run, so read once.
+    tensors: Option<Vec<TensorSpec>>,
+}
+
+impl Ledger for StoreLedger {
+    async fn publish(&mut self, publication: Publication) -> Result<Kept, LedgerError> {
+        let Publication { shared, parts, .. } = publication;
+        let tensors = match &self.tensors {
+            Some(tensors) => tensors.clone(),
+            None => {
+                let store = self.checkpoints.store();
+                let tensors =
+                    tensors::read(store, self.lineage, shared.global_step, &parts).await?;
+                self.tensors.insert(tensors).clone()
+            }
+        };
+        let position = shared.position;
+        let header = Header {
+            run_id: self.record.run_id.clone(),
+            record_digest: self.record.digest(),
+            lineage: self.lineage,
+            parent: self.parent.clone(),
+            term: self.term,
+            model: self.model.clone(),
+            dataset: self.record.dataset.clone(),
+            shared,
+            tensors,
+        };
+        let manifest = Manifest::assemble(header, parts)?;
+        self.checkpoints.publish(&manifest).await?;
+        Ok(Kept { position, path: manifest.path(), bytes: manifest.bytes, took: None })
+    }
+
+    async fn prune(&mut self) -> Result<Pruned, LedgerError> {
+        Ok(self.checkpoints.prune(self.lineage, self.keep_last, self.term).await?)
+    }
+}

@@ -1,0 +1,295 @@
+//! Opens a run: everything that is read and written before the first worker is let in.
+//!
+//! ```text
+//! store probed -> data set -> run record -> (address bound) -> term claimed -> lineage -> checkpoint
+//! ```
+//!
+//! The first half ([`open`]) finds out whether the job can run at all and claims nothing; the second
+//! ([`Run::take_over`]) begins this coordinator's term.
+
+use convoy_common::checkpoint::{
+    CheckpointError, Checkpoints, Claim, LineageRecord, Manifest, Parent, Search, TermRecord,
+};
+use convoy_common::config::RunConfig;
+use convoy_common::dataset::{Dataset, DatasetError, Split};
+use convoy_common::failure::Explain;
+use convoy_common::ids::Term;
+use convoy_common::run_record::{self, Opening, RecordError, RunRecord};
+use convoy_common::sampling::Sampler;
+use convoy_common::store::{Store, StoreError};
+use convoy_common::{PROTOCOL, VERSION, exit};
+use tracing::{info, warn};
+
+use super::StoreLedger;
+use crate::machine::{Deadlines, Kept, Plan, Start};
+
+/// Where training is to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At the newest good checkpoint, or at the seed.
+    Newest,
+    /// At the seed; the run must not exist.
+    Fresh,
+    /// At this checkpoint, in a lineage of its own.
+    Checkpoint(String),
+}
+
+/// A run cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its data set.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Its record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Its checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// There is nothing to train on.
+    #[error("the data set at {url} has no training images")]
+    NoImages {
+        /// Of the data set.
+        url: String,
+    },
+    /// Another coordinator works on the run.
+    #[error("a coordinator at {address} works on the run at {url} already (term {term})")]
+    Occupied {
+        /// Of the run.
+        url: String,
+        /// Where the other listens.
+        address: String,
+        /// Its term.
+        term: u64,
+    },
+}
+
+impl Explain for OpenError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Dataset(error) => error.hint(),
+            Self::Record(error) => error.hint(),
+            Self::Checkpoint(error) => error.hint(),
+            Self::NoImages { .. } => Some("pack a data set with `convoy prepare`".to_owned()),
+            Self::Occupied { .. } => {
+                Some("stop that one first, or choose another run.url".to_owned())
+            }
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Dataset(error) => error.exit_code(),
+            Self::Record(error) => error.exit_code(),
+            Self::Checkpoint(error) => error.exit_code(),
+            Self::NoImages { .. } => exit::BAD_INPUT,
+            Self::Occupied { .. } => exit::FAILURE,
+        }
+    }
+}
+
+/// A run that can be worked on.
+#[derive(Debug)]
+pub struct Run {
+    config: RunConfig,
+    origin: Origin,
+    checkpoints: Checkpoints,
+    record: RunRecord,
+}
+
+/// A run that this coordinator works on.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the machine.
+    pub plan: Plan,
+    /// For the engine.
+    pub ledger: StoreLedger,
+    /// The run's id.
+    pub run_id: String,
+    /// Digest of the run record.
+    pub record_digest: String,
+}
+
+/// Opens the stores, the data set and the run record.
+///
+/// # Errors
+/// [`OpenError`]
+pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
+    let store = Store::open(&config.run.url)?;
+    store.probe().await?;
+    let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
+    if dataset.len(Split::Train) == 0 {
+        return Err(OpenError::NoImages { url: config.data.url });
+    }
+    let identity = dataset.identity();
+    if let Origin::Checkpoint(_) = origin {
+        // A checkpoint is one of a run that exists; none is created for a mistyped URL.
+        run_record::read(&store).await?;
+    }
+    let opening = if origin == Origin::Fresh { Opening::Fresh } else { Opening::Resume };
+    let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
+    info!(
+        run = config.run.name,
+        run_id = record.run_id,
+        url = store.url(),
+        data = config.data.url,
+        training_images = identity.train,
+        validation_images = identity.validation,
+        classes = identity.classes,
+        "run opened"
+    );
+    Ok(Run { checkpoints: Checkpoints::new(store), config, origin, record })
+}
+
+impl Run {
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        self.checkpoints.store().url()
+    }
+
+    /// Of the resolved config.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The newest coordinator of the run, which may be alive.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn newest_term(&self) -> Result<Option<TermRecord>, OpenError> {
+        Ok(self.checkpoints.newest_term().await?)
+    }
+
+    /// That another coordinator works on the run.
+    pub fn occupied_by(&self, other: &TermRecord) -> OpenError {
+        OpenError::Occupied {
+            url: self.url().to_owned(),
+            address: other.address.clone(),
+            term: other.term.0,
+        }
+    }
+
+    /// Begins the next term for a coordinator at `address` and finds the state to go on from.
+    ///
+    /// # Errors
+    /// [`OpenError::Occupied`] if another was faster, and those of the store.
+    pub async fn take_over(self, address: &str) -> Result<Opened, OpenError> {
+        let term = match self.checkpoints.claim_next(address).await? {
+            Claim::Won(record) => record.term,
+            Claim::Lost(other) => return Err(self.occupied_by(&other)),
+        };
+        let (lineage, found) = self.find_start().await?;
+        let start = found.as_ref().map_or_else(Start::default, |(path, manifest)| Start {
+            position: manifest.shared.position,
+            checkpoint: Some(Kept {
+                position: manifest.shared.position,
+                path: path.clone(),
+                bytes: manifest.bytes,
+                took: None,
+            }),
+            state_digest: Some(manifest.state_digest.clone()),
+        });
+        info!(
+            %term,
+            lineage = %lineage.lineage,
+            epoch = start.position.epoch,
+            step = start.position.step,
+            from = start.checkpoint.as_ref().map_or("seed", |it| it.path.as_str()),
+            state_digest = start.state_digest,
+            "term begins"
+        );
+        let record_digest = self.record.digest();
+        let run_id = self.record.run_id.clone();
+        let plan = self.plan(term, &lineage, start);
+        let ledger = StoreLedger {
+            checkpoints: self.checkpoints,
+            record: self.record,
+            model: self.config.model,
+            lineage: lineage.lineage,
+            parent: lineage.parent,
+            term,
+            keep_last: self.config.checkpoint.keep_last,
+            tensors: found.map(|it| it.1.tensors),
+        };
+        Ok(Opened { plan, ledger, run_id, record_digest })
+    }
+
+    /// The line of history to write on, and the checkpoint to go on from.
+    async fn find_start(&self) -> Result<(LineageRecord, Option<(String, Manifest)>), OpenError> {
+        if let Origin::Checkpoint(name) = &self.origin {
+            let (path, manifest) = self.checkpoints.named(name).await?;
+            self.checkpoints.verify(&manifest).await?;
+            let lineage = self.branch(&path, &manifest).await?;
+            return Ok((lineage, Some((path, manifest))));
+        }
+        let Some(lineage) = self.checkpoints.newest_lineage().await? else {
+            return Ok((self.checkpoints.new_lineage(None).await?, None));
+        };
+        let Search { found, skipped } = self.checkpoints.newest_good(lineage.lineage).await?;
+        for it in &skipped {
+            warn!(checkpoint = it.path, reason = %it.reason, "checkpoint skipped");
+        }
+        match (found, skipped.first()) {
+            // Beginning anew over checkpoints that might still be saved is for the user to decide.
+            (None, Some(newest)) => Err(OpenError::Checkpoint(CheckpointError::NoneGood {
+                url: self.url().to_owned(),
+                skipped: skipped.len(),
+                reason: newest.reason.to_string(),
+            })),
+            // Training comes to the step of the bad one again and must not meet its manifest.
+            (Some((path, manifest)), Some(_)) => {
+                let lineage = self.branch(&path, &manifest).await?;
+                Ok((lineage, Some((path, manifest))))
+            }
+            (found, None) => Ok((lineage, found)),
+        }
+    }
+
+    /// A new lineage that begins at this checkpoint.
+    async fn branch(&self, path: &str, manifest: &Manifest) -> Result<LineageRecord, OpenError> {
+        let parent = Parent { lineage: manifest.lineage, checkpoint: path.to_owned() };
+        let lineage = self.checkpoints.new_lineage(Some(parent)).await?;
+        info!(lineage = %lineage.lineage, checkpoint = path, "new lineage begins");
+        Ok(lineage)
+    }
+
+    fn plan(&self, term: Term, lineage: &LineageRecord, start: Start) -> Plan {
+        let config = &self.config;
+        let images = &self.record.dataset;
+        let sampler = Sampler::new(
+            config.run.seed,
+            images.train,
+            config.train.batch,
+            config.numerics.microbatch,
+        );
+        let cluster = &config.cluster;
+        Plan {
+            run: config.run.name.clone(),
+            term,
+            lineage: lineage.lineage,
+            start,
+            workers: cluster.workers,
+            version: VERSION.to_owned(),
+            protocol: PROTOCOL,
+            config_digest: config.digest(),
+            epochs: config.train.epochs,
+            max_steps: config.train.max_steps,
+            steps_per_epoch: sampler.steps_per_epoch(),
+            training_images: images.train,
+            validation_images: images.validation,
+            evaluate_every_epochs: config.evaluation.every_epochs,
+            log_every_steps: config.log.every_steps,
+            deadlines: Deadlines::new(
+                cluster.join_timeout,
+                cluster.prepare_timeout,
+                cluster.liveness_timeout,
+                cluster.ring_timeout,
+            ),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What the machine hears: a closed set of facts, already checked for form at the service's door.
+
+use std::fmt;
+use std::time::Duration;
+
+use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::ids::{Generation, Position};
+
+/// One call of a worker; never used twice in the life of a coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Everything that can happen.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A worker called and introduced itself.
+    Joined {
+        /// Its call.
+        connection: ConnectionId,
+        /// Who it is.
+        hello: Hello,
+    },
+    /// A worker's call is over.
+    Gone {
+        /// The call.
+        connection: ConnectionId,
+        /// How it ended.
+        why: Departure,
+    },
+    /// A worker said something about a generation.
+    Said {
+        /// Its call.
+        connection: ConnectionId,
+        /// The generation it means.
+        generation: Generation,
+        /// What it said.
+        report: Report,
+    },
+    /// The operator wants the job to take a checkpoint and end.
+    StopRequested {
+        /// For logs and workers.
+        reason: String,
+    },
+    /// The operator wants the job to end now.
+    Interrupted {
+        /// For logs and workers.
+        reason: String,
+    },
+    /// A manifest is in the store: the checkpoint exists.
+    ManifestPublished(Kept),
+    /// A manifest could not be published.
+    ManifestFailed {
+        /// Of the checkpoint.
+        position: Position,
+        /// Why.
+        error: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// How a worker introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Version of Convoy.
+    pub version: String,
+    /// Version of the wire protocol.
+    pub protocol: u32,
+    /// Unique within the job.
+    pub name: String,
+    /// host:port of its ring service.
+    pub ring_address: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Microbatches that it computes at once.
+    pub lanes: u32,
+    /// Of its process.
+    pub pid: u32,
+    /// Digest of the config that it was told to expect.
+    pub expect_config: Option<String>,
+}
+
+/// How a worker's call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The worker closed it, as a process that ends does.
+    Closed,
+    /// The connection broke.
+    Broken(String),
+    /// The worker said what this version does not understand.
+    Protocol(String),
+    /// It does not read what it is sent.
+    Deaf,
+}
+
+impl fmt::Display for Departure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => write!(f, "its connection closed"),
+            Self::Broken(error) => write!(f, "its connection broke: {error}"),
+            Self::Protocol(error) => write!(f, "it broke the protocol: {error}"),
+            Self::Deaf => write!(f, "it does not read its orders"),
+        }
+    }
+}
+
+/// What a worker says about its generation.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// It lives.
+    Heartbeat {
+        /// The last committed position.
+        position: Position,
+        /// What it is doing, in a word.
+        phase: String,
+    },
+    /// It has loaded the state and opened its ring.
+    Ready {
+        /// Of weights and momentum.
+        state_digest: String,
+    },
+    /// A step was committed.
+    Step(StepReport),
+    /// The validation split was evaluated.
+    Evaluated(Evaluation),
+    /// Its part of a checkpoint is in the store.
+    PartUploaded {
+        /// Of the checkpoint.
+        position: Position,
+        /// For the manifest.
+        part: Box<PartEntry>,
+        /// What every rank should say alike.
+        shared: SharedState,
+        /// From the snapshot to the end of the upload.
+        took: Duration,
+    },
+    /// Its part of a checkpoint is not in the store.
+    PartFailed {
+        /// Of the checkpoint.
+        position: Position,
+        /// Why.
+        error: String,
+    },
+    /// It left the generation.
+    Failed(Failed),
+    /// It ended the generation in agreement with all other ranks.
+    Finished(Finished),
+}
+
+/// One committed step; sums are over the global batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// After the step.
+    pub position: Position,
+    /// In the global batch.
+    pub samples: u32,
+    /// Mean cross-entropy, nats.
+    pub loss: f64,
+    /// Samples whose first guess was right.
+    pub correct: u32,
+    /// The rate that the step used.
+    pub learning_rate: f64,
+    /// What it cost.
+    pub times: StepTimes,
+}
+
+/// Seconds of wall time of one step on the worker that reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepTimes {
+    /// Waiting for decoded images.
+    pub data_wait: f64,
+    /// Forward and backward.
+    pub compute: f64,
+    /// Waiting for the ring beyond what computing hides.
+    pub all_reduce: f64,
+    /// Committing.
+    pub update: f64,
+    /// The whole step.
+    pub total: f64,
+}
+
+/// Counts over the whole validation split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// When it was made.
+    pub position: Position,
+    /// Images.
+    pub samples: u64,
+    /// First guess right.
+    pub top1_correct: u64,
+    /// Label among the first five guesses.
+    pub top5_correct: u64,
+    /// Mean cross-entropy, nats.
+    pub loss: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// The learning rate from here on.
+    pub learning_rate: f64,
+    /// The schedule ends the run here.
+    pub schedule_done: bool,
+}
+
+/// Why a worker left its generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The last committed position.
+    pub position: Position,
+    /// The peer that it blames; none: itself, or unknown.
+    pub blame: Option<String>,
+    /// What happened.
+    pub error: String,
+    /// Exit code that the run deserves for it; none: the loss of a worker is all there is.
+    pub exit_code: Option<u8>,
+}
+
+/// How a worker ended its generation in agreement with the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The last committed position.
+    pub position: Position,
+    /// Why.
+    pub cause: Cause,
+    /// More about the cause.
+    pub detail: String,
+    /// Of weights and momentum.
+    pub state_digest: String,
+}
+
+/// Why a generation ended in agreement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The last epoch is done, or the schedule ended the run.
+    Completed,
+    /// A stop took effect.
+    Stopped,
+    /// A loss or gradient was not finite; no rank committed the step.
+    NonFinite,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+            Self::NonFinite => "non-finite",
+        })
+    }
+}
+
+/// A checkpoint that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Before which step its state is.
+    pub position: Position,
+    /// Of its manifest, below the run's URL.
+    pub path: String,
+    /// Of all parts.
+    pub bytes: u64,
+    /// From the snapshot to the manifest; none for one that was there before.
+    pub took: Option<Duration>,
+}

@@ -1,0 +1,178 @@
+//! From the first worker to the first step: joining, assigning, getting ready.
+
+use std::time::Duration;
+
+use convoy_common::exit;
+use convoy_common::ids::{Generation, Rank};
+
+use super::admission::{self, Door};
+use super::effect::{Assignment, Effect, Order, Outcome, Seat};
+use super::event::{ConnectionId, Hello};
+use super::note::Note;
+use super::roster::Roster;
+use super::trouble::Loss;
+use super::{Machine, Phase};
+
+impl Machine {
+    pub(super) fn join(
+        &mut self,
+        now: Duration,
+        to: ConnectionId,
+        hello: Hello,
+        effects: &mut Vec<Effect>,
+    ) {
+        let door = match self.phase {
+            Phase::Waiting { .. } => Door::Open,
+            Phase::Preparing { .. } | Phase::Training => Door::Full,
+            _ => Door::Ending,
+        };
+        if let Err(refusal) = admission::decide(&hello, &self.plan, &self.members, door) {
+            // A name that was refused for its form is not fit for a log either.
+            let name = hello.name.escape_debug().take(64).collect();
+            effects.push(Effect::Log(Note::Refused { name, refusal: refusal.clone() }));
+            effects.push(Effect::Refuse { to, refusal });
+            return;
+        }
+        self.members.add(to, hello.clone(), now);
+        let (have, need) = (self.members.len(), self.plan.workers);
+        effects.push(Effect::Log(Note::Joined { hello, have, need }));
+        effects.push(Effect::Send { to, order: Order::Welcome });
+        if have >= need {
+            self.form(now, effects);
+        }
+    }
+
+    /// Makes a generation of all that are here and tells them their places.
+    fn form(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.generations += 1;
+        let generation = Generation { term: self.plan.term, counter: self.generations };
+        let start = &self.plan.start;
+        let manifest = start.checkpoint.as_ref().map(|it| it.path.clone());
+        let workers = self
+            .members
+            .iter()
+            .map(|(connection, member)| {
+                let ring_address = member.hello.ring_address.clone();
+                (connection, Seat { name: member.name().to_owned(), ring_address })
+            })
+            .collect();
+        let roster = Roster::new(generation, start.position, workers);
+        effects.push(Effect::Log(Note::Formed {
+            generation,
+            roster: roster.seats(),
+            position: start.position,
+            manifest: manifest.clone(),
+        }));
+        for (rank, to) in roster.connections() {
+            let assignment = Assignment {
+                generation,
+                rank,
+                roster: roster.seats(),
+                lineage: self.plan.lineage,
+                position: start.position,
+                manifest: manifest.clone(),
+            };
+            effects.push(Effect::Send { to, order: Order::Assign(assignment) });
+        }
+        self.roster = Some(roster);
+        self.phase = Phase::Preparing { until: now + self.plan.deadlines.prepare };
+    }
+
+    pub(super) fn ready(
+        &mut self,
+        now: Duration,
+        rank: Rank,
+        state_digest: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(roster) = &mut self.roster else { return };
+        roster.set_ready(rank, state_digest);
+        let (name, ready, of) = (roster.name(rank).to_owned(), roster.ready(), roster.world());
+        effects.push(Effect::Log(Note::Ready { name, ready, of }));
+        if ready == of {
+            self.begin(now, effects);
+        }
+    }
+
+    /// Begins if all hold the bits that they should.
+    fn begin(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let Some(roster) = &self.roster else { return };
+        let generation = roster.generation;
+        let state_digest = match roster.agreed_state() {
+            Ok(state_digest) => state_digest,
+            Err(groups) => {
+                let outcome = self.different_states(roster, &groups);
+                return self.close(now, outcome, effects);
+            }
+        };
+        if let Some(expected) = &self.plan.start.state_digest
+            && *expected != state_digest
+        {
+            let outcome = Outcome::failed(
+                exit::FAILURE,
+                format!(
+                    "all workers restored a state of digest {state_digest}, but that of the \
+                     checkpoint is {expected}"
+                ),
+            );
+            let outcome =
+                outcome.with_hint("run the version of Convoy that wrote the checkpoint".to_owned());
+            return self.close(now, outcome, effects);
+        }
+        for (_, to) in roster.connections() {
+            effects.push(Effect::Send { to, order: Order::Begin(generation) });
+        }
+        effects.push(Effect::Log(Note::Began { generation, state_digest }));
+        self.phase = Phase::Training;
+        self.moved = now;
+    }
+
+    /// With three or more workers the majority names the odd ones, with two both are named.
+    fn different_states(&self, roster: &Roster, groups: &[(String, Vec<Rank>)]) -> Outcome {
+        let majority = groups.first().is_some_and(|it| 2 * it.1.len() > roster.world() as usize);
+        let odd: Vec<Rank> = groups[usize::from(majority)..]
+            .iter()
+            .flat_map(|group| group.1.iter().copied())
+            .collect();
+        Outcome::failed(
+            exit::FAILURE,
+            format!(
+                "workers do not hold equal states before the first step; odd: {} ({})",
+                roster.tell_names(&odd),
+                roster.tell(groups)
+            ),
+        )
+        .with_hint(
+            "the same libtorch and the same kind of processor are needed on all machines"
+                .to_owned(),
+        )
+    }
+
+    pub(super) fn nobody_came(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let waited = self.plan.deadlines.join.as_secs_f64();
+        let message = format!("{} after {waited:.0} s", self.attendance());
+        let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(
+            "start the missing workers with `convoy-worker join --coordinator ADDRESS`, or set \
+             cluster.workers or cluster.join_timeout otherwise"
+                .to_owned(),
+        );
+        self.close(now, outcome, effects);
+    }
+
+    /// `1 of 2 workers joined (a)`
+    pub(super) fn attendance(&self) -> String {
+        let names = self.members.names();
+        let (have, need) = (names.len(), self.plan.workers);
+        let names =
+            if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        format!("{have} of {need} workers joined{names}")
+    }
+
+    pub(super) fn not_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let late = self.roster.as_ref().map(Roster::not_ready).unwrap_or_default();
+        for rank in late {
+            let loss = Loss::NotReady(self.plan.deadlines.prepare);
+            self.lose(now, rank, loss, effects);
+        }
+    }
+}

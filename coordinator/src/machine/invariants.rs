@@ -1,0 +1,144 @@
+//! What always holds, as pure functions: tests apply them to whatever they do, debug builds of the
+//! engine to every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use convoy_common::exit;
+use convoy_common::ids::Generation;
+
+use super::checkpoints::LIMIT;
+use super::{Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report};
+
+/// The first invariant of a state that does not hold, by name.
+pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
+    let names = machine.members.names();
+    let unique: BTreeSet<&String> = names.iter().collect();
+    check(unique.len() == names.len(), "no two workers have one name")?;
+    check(machine.members.len() <= machine.plan.workers, "there are no more workers than places")?;
+    check(
+        machine.checkpoints.collecting() <= LIMIT,
+        "checkpoints on their way are bounded in number",
+    )?;
+    let early = matches!(
+        machine.phase,
+        Phase::Waiting { .. } | Phase::Closing { .. } | Phase::Ended { .. }
+    );
+    check(early || machine.roster.is_some(), "nothing trains without a roster")?;
+    if let Some(roster) = &machine.roster {
+        let seats = roster.seats();
+        check(seats.windows(2).all(|pair| pair[0].name < pair[1].name), "ranks follow the names")?;
+        check(roster.world() == machine.plan.workers, "a generation has all workers of the job")?;
+    }
+    Ok(())
+}
+
+/// The first invariant of a history that does not hold, by name.
+pub fn of_history(history: &[(Event, Vec<Effect>)], workers: u32) -> Result<(), &'static str> {
+    let mut seen = Seen::default();
+    for (event, effects) in history {
+        seen.event(event);
+        for effect in effects {
+            seen.effect(effect, workers)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a history has shown so far.
+#[derive(Debug, Default)]
+struct Seen {
+    welcome: BTreeSet<ConnectionId>,
+    dismissed: BTreeSet<ConnectionId>,
+    assigned: BTreeMap<ConnectionId, Generation>,
+    generation: Option<Generation>,
+    /// The digest that each call said to be ready with.
+    ready: BTreeMap<(Generation, ConnectionId), String>,
+    completed: BTreeSet<ConnectionId>,
+    publications: BTreeSet<String>,
+    ended: bool,
+}
+
+impl Seen {
+    fn event(&mut self, event: &Event) {
+        let Event::Said { connection, generation, report } = event else { return };
+        match report {
+            Report::Ready { state_digest } => {
+                self.ready.insert((*generation, *connection), state_digest.clone());
+            }
+            Report::Finished(end) if end.cause == Cause::Completed => {
+                self.completed.insert(*connection);
+            }
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, effect: &Effect, workers: u32) -> Result<(), &'static str> {
+        check(!self.ended, "nothing follows the end")?;
+        match effect {
+            Effect::Send { to, order } => self.order(*to, order),
+            Effect::Refuse { to, .. } => {
+                check(!self.welcome.contains(to), "nobody is refused after a welcome")?;
+                check(self.dismissed.insert(*to), "nobody is dismissed twice")
+            }
+            Effect::Publish(publication) => self.publication(publication, workers),
+            Effect::End(outcome) => {
+                self.ended = true;
+                check(
+                    outcome.exit_code != exit::OK || self.completed.len() >= workers as usize,
+                    "a job succeeds only if every rank completed",
+                )
+            }
+            Effect::Prune | Effect::Log(_) => Ok(()),
+        }
+    }
+
+    fn order(&mut self, to: ConnectionId, order: &Order) -> Result<(), &'static str> {
+        check(!self.dismissed.contains(&to), "nobody is told anything after being dismissed")?;
+        check(
+            self.welcome.contains(&to) || *order == Order::Welcome,
+            "the first order is a welcome",
+        )?;
+        match order {
+            Order::Welcome => check(self.welcome.insert(to), "nobody is welcomed twice"),
+            Order::Assign(assignment) => {
+                let generation = assignment.generation;
+                check(self.generation.is_none_or(|last| last <= generation), "generations ascend")?;
+                self.generation = Some(generation);
+                self.assigned.insert(to, generation);
+                Ok(())
+            }
+            Order::Begin(generation) => {
+                let mut digests = BTreeSet::new();
+                for (connection, assigned) in &self.assigned {
+                    if assigned == generation {
+                        let digest = self.ready.get(&(*generation, *connection));
+                        digests.insert(digest.ok_or("training begins when all are ready")?);
+                    }
+                }
+                check(digests.len() == 1, "training begins from equal bits")
+            }
+            Order::StopAfterStep { .. } => {
+                check(self.assigned.contains_key(&to), "only who trains is told to stop")
+            }
+            Order::Shutdown { .. } => {
+                self.dismissed.insert(to);
+                Ok(())
+            }
+        }
+    }
+
+    fn publication(&mut self, publication: &Publication, workers: u32) -> Result<(), &'static str> {
+        check(
+            publication.parts.len() == workers as usize,
+            "a checkpoint has the parts of all ranks",
+        )?;
+        let names: BTreeSet<&String> = publication.parts.iter().map(|it| &it.name).collect();
+        check(names.len() == publication.parts.len(), "no part is in a checkpoint twice")?;
+        let key = format!("{} {}", publication.generation, publication.shared.position);
+        check(self.publications.insert(key), "a checkpoint is published once")
+    }
+}
+
+fn check(holds: bool, name: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(name) }
+}

@@ -1,0 +1,94 @@
+//! The workers that are connected and were taken, by their calls.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use convoy_common::ids::Position;
+
+use super::event::{ConnectionId, Hello};
+
+/// One connected worker.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) hello: Hello,
+    /// When it said something last.
+    pub(super) heard: Duration,
+    /// As its last heartbeat in the present generation says.
+    pub(super) position: Option<Position>,
+    /// As its last heartbeat says.
+    pub(super) phase: String,
+}
+
+impl Member {
+    pub(super) fn name(&self) -> &str {
+        &self.hello.name
+    }
+}
+
+/// All connected workers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Members {
+    all: BTreeMap<ConnectionId, Member>,
+}
+
+impl Members {
+    pub(super) fn add(&mut self, connection: ConnectionId, hello: Hello, now: Duration) {
+        let phase = "idle".to_owned();
+        self.all.insert(connection, Member { hello, heard: now, position: None, phase });
+    }
+
+    pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {
+        self.all.remove(&connection)
+    }
+
+    pub(super) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Member> {
+        self.all.get_mut(&connection)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Member> {
+        self.all.values().find(|it| it.name() == name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Member)> {
+        self.all.iter().map(|(connection, member)| (*connection, member))
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
+        self.all.keys().copied().collect()
+    }
+
+    /// In alphabetical order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.all.values().map(|it| it.name().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.all.len() as u32
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Those not heard of for longer than `patience`.
+    pub(super) fn silent(
+        &self,
+        now: Duration,
+        patience: Duration,
+    ) -> Vec<(ConnectionId, Duration)> {
+        self.all
+            .iter()
+            .map(|(connection, member)| (*connection, now.saturating_sub(member.heard)))
+            .filter(|(_, silence)| *silence > patience)
+            .collect()
+    }
+
+    /// Forgets all silence up to now.
+    pub(super) fn forgive(&mut self, now: Duration) {
+        for member in self.all.values_mut() {
+            member.heard = now;
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Decides everything about a job: a pure function of state, time and event.
+//!
+//! ```text
+//! Waiting --all joined--> Preparing --all ready, equal bits--> Training
+//!                              |                                  |  stop wanted
+//!                              |                                  v
+//!                              |                              Stopping
+//!                              |                                  |  first worker finished
+//!                              +----- a worker is lost -----+     v
+//!                                                           | Finishing --final manifest--+
+//!                                                           v                             v
+//!                                                       Faltering --root cause--------> Closing -> Ended
+//! ```
+//!
+//! Time is an argument and every wait has a deadline, so each path is tested without waiting. The
+//! machine does no I/O, holds no clock and writes no log: what is to be done comes out as
+//! [`Effect`]s, decisions among them as typed [`Note`]s. Coordinator calls never lie on a step's
+//! path: workers report, they do not ask.
+
+mod admission;
+mod checkpoints;
+mod effect;
+mod ending;
+mod event;
+mod gathering;
+pub mod invariants;
+mod members;
+mod note;
+mod pace;
+mod plan;
+mod roster;
+mod status;
+mod training;
+mod trouble;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use convoy_common::ids::{Generation, Position};
+
+pub use admission::Refusal;
+pub use effect::{Assignment, Effect, Ending, Order, Outcome, Publication, Seat};
+pub use event::{
+    Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept, Report,
+    StepReport, StepTimes,
+};
+pub use note::{Abandoned, Note};
+pub use pace::Progress;
+pub use plan::{Deadlines, Plan, Start};
+pub use status::{Status, WorkerStatus};
+
+use checkpoints::Checkpoints;
+use members::Members;
+use pace::Pace;
+use roster::Roster;
+use trouble::{Loss, Trouble};
+
+/// A gap between two steps of the machine that means that this process itself stood still.
+/// Its owner ticks several times a second.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// A job's state.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    plan: Plan,
+    phase: Phase,
+    members: Members,
+    /// The running generation, or the last one.
+    roster: Option<Roster>,
+    /// Generations formed in this term.
+    generations: u32,
+    checkpoints: Checkpoints,
+    pace: Pace,
+    /// The last committed one that is known.
+    position: Position,
+    /// Why the job is to stop, if it is.
+    stop: Option<String>,
+    /// When training last showed any progress.
+    moved: Duration,
+    /// When the machine was asked last.
+    now: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Waiting { until: Duration },
+    Preparing { until: Duration },
+    Training,
+    Stopping { until: Duration },
+    Finishing { until: Duration },
+    Faltering { until: Duration, trouble: Trouble },
+    Closing { until: Duration, outcome: Outcome },
+    Ended { outcome: Outcome },
+}
+
+impl Machine {
+    /// A job that waits for its workers from `now` on.
+    pub fn new(plan: Plan, now: Duration) -> Self {
+        Self {
+            phase: Phase::Waiting { until: now + plan.deadlines.join },
+            members: Members::default(),
+            roster: None,
+            generations: 0,
+            checkpoints: Checkpoints::new(plan.start.checkpoint.clone()),
+            pace: Pace::default(),
+            position: plan.start.position,
+            stop: None,
+            moved: now,
+            now,
+            plan,
+        }
+    }
+
+    /// Takes in what happened at `now` and says what is to be done about it, in order.
+    pub fn step(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return effects;
+        }
+        self.notice_absence(now, &mut effects);
+        match event {
+            Event::Joined { connection, hello } => self.join(now, connection, hello, &mut effects),
+            Event::Gone { connection, why } => {
+                self.leave(now, connection, Loss::Gone(why), &mut effects);
+            }
+            Event::Said { connection, generation, report } => {
+                self.hear(now, connection, generation, report, &mut effects);
+            }
+            Event::StopRequested { reason } => self.request_stop(now, reason, &mut effects),
+            Event::Interrupted { reason } => self.interrupt(now, &reason, &mut effects),
+            Event::ManifestPublished(kept) => self.published(now, kept, &mut effects),
+            Event::ManifestFailed { position, error } => {
+                let why = Abandoned::NotPublished { error };
+                self.abandon_checkpoint(now, position, why, &mut effects);
+            }
+            Event::Tick => self.check_deadlines(now, &mut effects),
+        }
+        effects
+    }
+
+    /// Whether the job is over.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.phase {
+            Phase::Ended { outcome } => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// What the job is doing at `now`.
+    pub fn status(&self, now: Duration) -> Status {
+        let (phase, detail) = self.describe(now);
+        let mut workers: Vec<WorkerStatus> = self
+            .members
+            .iter()
+            .map(|(connection, member)| WorkerStatus {
+                name: member.name().to_owned(),
+                rank: self.roster.as_ref().and_then(|it| it.rank_of(connection)),
+                device: member.hello.device.clone(),
+                position: member.position.unwrap_or(self.position),
+                phase: member.phase.clone(),
+                silence: now.saturating_sub(member.heard),
+            })
+            .collect();
+        workers.sort_by(|a, b| a.name.cmp(&b.name));
+        Status {
+            generation: self.generation(),
+            phase,
+            detail,
+            workers,
+            position: self.position,
+            last_step: self.pace.last_step.clone(),
+            images_per_second: self.pace.images_per_second(),
+            last_evaluation: self.pace.last_evaluation.clone(),
+            last_checkpoint: self.checkpoints.last.clone(),
+            eta: self.pace.eta(self.position, &self.plan),
+        }
+    }
+
+    fn describe(&self, now: Duration) -> (&'static str, String) {
+        match &self.phase {
+            Phase::Waiting { .. } => ("waiting", self.attendance()),
+            Phase::Preparing { .. } => {
+                let roster = self.roster.as_ref();
+                let (ready, of) = roster.map_or((0, 0), |it| (it.ready(), it.world()));
+                ("preparing", format!("{ready} of {of} workers are ready"))
+            }
+            Phase::Training => ("training", String::new()),
+            Phase::Stopping { .. } => ("stopping", self.stop.clone().unwrap_or_default()),
+            Phase::Finishing { .. } => {
+                ("stopping", "waiting for the last workers and the final checkpoint".to_owned())
+            }
+            Phase::Faltering { trouble, .. } => match &self.roster {
+                Some(roster) => ("stopping", trouble.verdict(roster).text),
+                None => ("stopping", String::new()),
+            },
+            Phase::Closing { outcome, until } => {
+                let left = until.saturating_sub(now).as_secs_f64();
+                let word = outcome.kind.word();
+                (word, format!("{} (leaving within {left:.0} s)", outcome.message))
+            }
+            Phase::Ended { outcome } => (outcome.kind.word(), outcome.message.clone()),
+        }
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        self.roster.as_ref().map(|it| it.generation)
+    }
+
+    /// Silence means nothing while this process itself stood still, as when a machine is suspended.
+    fn notice_absence(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let gap = now.saturating_sub(self.now);
+        self.now = now;
+        if gap > AWAY {
+            self.members.forgive(now);
+            self.moved = now;
+            effects.push(Effect::Log(Note::WasAway { gap }));
+        }
+    }
+
+    fn check_deadlines(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        for (connection, silence) in self.members.silent(now, self.plan.deadlines.liveness) {
+            self.leave(now, connection, Loss::Silent(silence), effects);
+        }
+        match self.phase {
+            Phase::Waiting { until } if now >= until => self.nobody_came(now, effects),
+            Phase::Preparing { until } if now >= until => self.not_ready(now, effects),
+            Phase::Training => self.check_progress(now, effects),
+            Phase::Stopping { until } if now >= until => self.not_finished(now, effects),
+            Phase::Finishing { until } if now >= until => self.not_finished(now, effects),
+            Phase::Faltering { until, .. } if now >= until => self.conclude(now, effects),
+            Phase::Closing { until, .. } if now >= until => self.end(effects),
+            _ => {}
+        }
+    }
+
+    /// Drops what the present state has no use for, and says so.
+    fn ignore(
+        &self,
+        connection: ConnectionId,
+        what: &'static str,
+        generation: Generation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let name = self.name_of(connection);
+        effects.push(Effect::Log(Note::Ignored { name, what, generation }));
+    }
+
+    fn name_of(&self, connection: ConnectionId) -> String {
+        let found = self.members.iter().find(|it| it.0 == connection);
+        found.map_or_else(|| format!("call {}", connection.0), |it| it.1.name().to_owned())
+    }
+}
+
+impl Ending {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}

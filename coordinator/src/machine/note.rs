@@ -1,0 +1,175 @@
+//! Decisions and news worth a line in the log, typed: the engine gives them words and levels.
+
+use std::fmt;
+use std::time::Duration;
+
+use convoy_common::ids::{Generation, Position};
+
+use super::admission::Refusal;
+use super::effect::Seat;
+use super::event::{Cause, Evaluation, Hello, Kept};
+use super::pace::Progress;
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    /// A worker was taken.
+    Joined {
+        /// Who.
+        hello: Hello,
+        /// Workers there are now.
+        have: u32,
+        /// Workers that make up the job.
+        need: u32,
+    },
+    /// A worker was turned away.
+    Refused {
+        /// Who.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A worker left before it was given work; another may take its place.
+    LeftEarly {
+        /// Who.
+        name: String,
+        /// How.
+        why: String,
+        /// Workers there are now.
+        have: u32,
+        /// Workers that make up the job.
+        need: u32,
+    },
+    /// A generation was formed and its assignments sent.
+    Formed {
+        /// Its id.
+        generation: Generation,
+        /// In rank order.
+        roster: Vec<Seat>,
+        /// Where it goes on.
+        position: Position,
+        /// The checkpoint that it goes on from; none: the seed.
+        manifest: Option<String>,
+    },
+    /// One more worker of the generation is ready.
+    Ready {
+        /// Who.
+        name: String,
+        /// How many are.
+        ready: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// All are ready and hold equal bits: training begins.
+    Began {
+        /// The generation.
+        generation: Generation,
+        /// Digest of the state that all hold.
+        state_digest: String,
+    },
+    /// How training goes.
+    Progress(Progress),
+    /// The learning rate is another one from here on.
+    RateChanged {
+        /// From which position on.
+        position: Position,
+        /// Before.
+        from: f64,
+        /// Now.
+        to: f64,
+    },
+    /// The validation split was evaluated.
+    Evaluated(Evaluation),
+    /// A checkpoint exists.
+    CheckpointPublished(Kept),
+    /// A checkpoint will not exist; training goes on.
+    CheckpointAbandoned {
+        /// Which.
+        position: Position,
+        /// Why.
+        why: Abandoned,
+    },
+    /// A stop was asked for.
+    StopAccepted {
+        /// Why.
+        reason: String,
+    },
+    /// A worker ended its generation in agreement with the others.
+    Finished {
+        /// Who.
+        name: String,
+        /// Where.
+        position: Position,
+        /// Why.
+        cause: Cause,
+    },
+    /// The first sign that a generation is broken.
+    Faltered {
+        /// The generation.
+        generation: Generation,
+        /// Whose sign it is.
+        name: String,
+        /// What it is.
+        sign: String,
+    },
+    /// A further sign, which may point at the cause.
+    AlsoFaltered {
+        /// Whose sign it is.
+        name: String,
+        /// What it is.
+        sign: String,
+    },
+    /// A message that the present state has no use for was dropped.
+    Ignored {
+        /// Who sent it.
+        name: String,
+        /// What kind.
+        what: &'static str,
+        /// The generation that it meant.
+        generation: Generation,
+    },
+    /// This process did not run for a while, so silence of others in that time means nothing.
+    WasAway {
+        /// For how long.
+        gap: Duration,
+    },
+}
+
+/// Why a checkpoint will not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// A rank's part is not in the store.
+    PartFailed {
+        /// Whose.
+        name: String,
+        /// Why.
+        error: String,
+    },
+    /// Ranks disagree about what they should know alike.
+    Disagreement {
+        /// Whose account differs from that of the lowest rank.
+        odd: Vec<String>,
+    },
+    /// A later one was complete before it.
+    Overtaken,
+    /// The manifest could not be published.
+    NotPublished {
+        /// Why.
+        error: String,
+    },
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PartFailed { name, error } => {
+                write!(f, "the part of worker {name} was not stored: {error}")
+            }
+            Self::Disagreement { odd } => {
+                write!(f, "workers disagree about it; odd: {}", odd.join(", "))
+            }
+            Self::Overtaken => write!(f, "a later one came first"),
+            Self::NotPublished { error } => write!(f, "{error}"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the machine knows of the job before anybody has joined.
+
+use std::time::Duration;
+
+use convoy_common::ids::{Lineage, Position, Term};
+
+use super::event::Kept;
+
+/// The job's constants.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the run, for messages.
+    pub run: String,
+    /// This coordinator's life.
+    pub term: Term,
+    /// The line of history that is continued.
+    pub lineage: Lineage,
+    /// Where training goes on.
+    pub start: Start,
+    /// Workers that make up the job.
+    pub workers: u32,
+    /// Version of Convoy that workers must have.
+    pub version: String,
+    /// Version of the wire protocol that workers must speak.
+    pub protocol: u32,
+    /// Digest of the config, for workers that expect one.
+    pub config_digest: String,
+    /// Passes over the training split.
+    pub epochs: u32,
+    /// Ends the run early.
+    pub max_steps: Option<u64>,
+    /// Steps of one epoch.
+    pub steps_per_epoch: u32,
+    /// Images of the training split.
+    pub training_images: u64,
+    /// Images of the validation split.
+    pub validation_images: u64,
+    /// The validation split is evaluated after so many epochs; 0: never.
+    pub evaluate_every_epochs: u32,
+    /// Steps between two progress lines.
+    pub log_every_steps: u32,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+}
+
+/// The state that training goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Before which step it is.
+    pub position: Position,
+    /// The checkpoint; none: initial weights from the seed.
+    pub checkpoint: Option<Kept>,
+    /// Digest of that checkpoint's state.
+    pub state_digest: Option<String>,
+}
+
+/// How long things may take. Every phase has one of these.
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    /// Until all workers have joined.
+    pub join: Duration,
+    /// Until all have loaded the state and opened their rings.
+    pub prepare: Duration,
+    /// A worker not heard of for so long is lost.
+    pub liveness: Duration,
+    /// For survivors' accounts, once a generation is broken.
+    pub blame: Duration,
+    /// Training without any progress; long evaluations get more.
+    pub stall: Duration,
+    /// From the first worker's end to the last one's and to the final checkpoint.
+    pub finish: Duration,
+    /// For workers to leave, and for a checkpoint on its way, when the job is over.
+    pub close: Duration,
+}
+
+impl Deadlines {
+    /// Those that the config leaves to the program, around those that it sets.
+    pub fn new(join: Duration, prepare: Duration, liveness: Duration, ring: Duration) -> Self {
+        Self {
+            join,
+            prepare,
+            liveness,
+            blame: Duration::from_secs(1),
+            // A step waits for a neighbour only as long as the ring's own deadline, so this
+            // catches what no ring deadline sees; a first step on a slow machine must fit in.
+            stall: (ring * 10).max(Duration::from_secs(15 * 60)),
+            // A worker's last snapshot may wait ten minutes for the upload before it.
+            finish: Duration::from_secs(15 * 60),
+            close: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Plan {
+    /// Steps since the run's start.
+    pub fn global_step(&self, position: Position) -> u64 {
+        position.global_step(self.steps_per_epoch)
+    }
+
+    /// Steps of the whole run, unless a schedule ends it before.
+    pub fn total_steps(&self) -> u64 {
+        let all = u64::from(self.epochs) * u64::from(self.steps_per_epoch);
+        self.max_steps.map_or(all, |max| all.min(max))
+    }
+}

@@ -1,0 +1,152 @@
+//! One generation: who has which rank, who is ready, who has finished.
+
+use convoy_common::ids::{Generation, Position, Rank};
+
+use super::effect::Seat;
+use super::event::{ConnectionId, Finished};
+
+/// One fixed roster and what its workers have said of it.
+#[derive(Clone, Debug)]
+pub(super) struct Roster {
+    pub(super) generation: Generation,
+    /// Where it started.
+    pub(super) start: Position,
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    connection: ConnectionId,
+    seat: Seat,
+    ready: Option<String>,
+    finished: Option<Finished>,
+}
+
+impl Roster {
+    /// Ranks follow the names, so that the same workers get the same ranks again.
+    pub(super) fn new(
+        generation: Generation,
+        start: Position,
+        mut workers: Vec<(ConnectionId, Seat)>,
+    ) -> Self {
+        workers.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        let places = workers
+            .into_iter()
+            .map(|(connection, seat)| Place { connection, seat, ready: None, finished: None })
+            .collect();
+        Self { generation, start, places }
+    }
+
+    pub(super) fn world(&self) -> u32 {
+        self.places.len() as u32
+    }
+
+    pub(super) fn seats(&self) -> Vec<Seat> {
+        self.places.iter().map(|it| it.seat.clone()).collect()
+    }
+
+    pub(super) fn connections(&self) -> impl Iterator<Item = (Rank, ConnectionId)> {
+        self.places.iter().enumerate().map(|(rank, it)| (Rank(rank as u32), it.connection))
+    }
+
+    pub(super) fn rank_of(&self, connection: ConnectionId) -> Option<Rank> {
+        self.connections().find(|it| it.1 == connection).map(|it| it.0)
+    }
+
+    pub(super) fn rank_named(&self, name: &str) -> Option<Rank> {
+        self.places.iter().position(|it| it.seat.name == name).map(|rank| Rank(rank as u32))
+    }
+
+    pub(super) fn name(&self, rank: Rank) -> &str {
+        self.places.get(rank.0 as usize).map_or("?", |it| &it.seat.name)
+    }
+
+    pub(super) fn set_ready(&mut self, rank: Rank, state_digest: String) {
+        if let Some(place) = self.places.get_mut(rank.0 as usize) {
+            place.ready = Some(state_digest);
+        }
+    }
+
+    /// How many are.
+    pub(super) fn ready(&self) -> u32 {
+        self.places.iter().filter(|it| it.ready.is_some()).count() as u32
+    }
+
+    pub(super) fn not_ready(&self) -> Vec<Rank> {
+        self.ranks_where(|it| it.ready.is_none())
+    }
+
+    /// The digest that all hold, or which ranks hold which.
+    pub(super) fn agreed_state(&self) -> Result<String, Vec<(String, Vec<Rank>)>> {
+        let digests = self.places.iter().map(|it| it.ready.clone().unwrap_or_default());
+        agreed(digests)
+    }
+
+    pub(super) fn set_finished(&mut self, rank: Rank, finished: Finished) {
+        if let Some(place) = self.places.get_mut(rank.0 as usize) {
+            place.finished.get_or_insert(finished);
+        }
+    }
+
+    pub(super) fn finished_by(&self, rank: Rank) -> Option<&Finished> {
+        self.places.get(rank.0 as usize).and_then(|it| it.finished.as_ref())
+    }
+
+    pub(super) fn unfinished(&self) -> Vec<Rank> {
+        self.ranks_where(|it| it.finished.is_none())
+    }
+
+    /// What all ranks say of their end; `None` until all have, an account of who says what if they
+    /// differ in anything but the detail.
+    pub(super) fn agreed_end(&self) -> Option<Result<Finished, String>> {
+        let ends: Vec<&Finished> =
+            self.places.iter().filter_map(|it| it.finished.as_ref()).collect();
+        if ends.len() != self.places.len() {
+            return None;
+        }
+        let what =
+            |it: &Finished| format!("{} at {}, state {}", it.cause, it.position, it.state_digest);
+        Some(match agreed(ends.iter().map(|it| what(it))) {
+            Ok(_) => Ok(ends.first().map(|it| (*it).clone())?),
+            Err(groups) => Err(self.tell(&groups)),
+        })
+    }
+
+    /// `a, b: TEXT; c: TEXT`
+    pub(super) fn tell(&self, groups: &[(String, Vec<Rank>)]) -> String {
+        let one =
+            |(what, ranks): &(String, Vec<Rank>)| format!("{}: {what}", self.tell_names(ranks));
+        groups.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// `a, b`
+    pub(super) fn tell_names(&self, ranks: &[Rank]) -> String {
+        ranks.iter().map(|rank| self.name(*rank)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn ranks_where(&self, test: impl Fn(&Place) -> bool) -> Vec<Rank> {
+        let found = self.places.iter().enumerate().filter(|(_, place)| test(place));
+        found.map(|(rank, _)| Rank(rank as u32)).collect()
+    }
+}
+
+/// What all say, or the groups that say alike: the largest first, among equals that of the lowest
+/// rank.
+pub(super) fn agreed(
+    said: impl Iterator<Item = String>,
+) -> Result<String, Vec<(String, Vec<Rank>)>> {
+    let mut groups: Vec<(String, Vec<Rank>)> = Vec::new();
+    for (rank, what) in said.enumerate() {
+        let rank = Rank(rank as u32);
+        match groups.iter_mut().find(|group| group.0 == what) {
+            Some(group) => group.1.push(rank),
+            None => groups.push((what, vec![rank])),
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.1.len()));
+    match groups.as_slice() {
+        [] => Ok(String::new()),
+        [(what, _)] => Ok(what.clone()),
+        _ => Err(groups),
+    }
+}

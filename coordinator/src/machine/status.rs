@@ -1,0 +1,49 @@
+//! What the job is doing now, for whoever asks.
+
+use std::time::Duration;
+
+use convoy_common::ids::{Generation, Position, Rank};
+
+use super::event::{Evaluation, Kept, StepReport};
+
+/// One moment of the job.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The running generation, or the last one.
+    pub generation: Option<Generation>,
+    /// In a word: waiting, preparing, training, stopping, completed, stopped or failed.
+    pub phase: &'static str,
+    /// More about the phase.
+    pub detail: String,
+    /// All that are connected, by name.
+    pub workers: Vec<WorkerStatus>,
+    /// The last committed one that is known.
+    pub position: Position,
+    /// The last one reported.
+    pub last_step: Option<StepReport>,
+    /// Over the last steps.
+    pub images_per_second: f64,
+    /// The last one.
+    pub last_evaluation: Option<Evaluation>,
+    /// The newest one that exists.
+    pub last_checkpoint: Option<Kept>,
+    /// Until the end of the run, if it can be told.
+    pub eta: Option<Duration>,
+}
+
+/// One connected worker.
+#[derive(Clone, Debug)]
+pub struct WorkerStatus {
+    /// Unique within the job.
+    pub name: String,
+    /// In the running generation.
+    pub rank: Option<Rank>,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// The last committed position.
+    pub position: Position,
+    /// What it is doing, in a word.
+    pub phase: String,
+    /// Since it said something.
+    pub silence: Duration,
+}

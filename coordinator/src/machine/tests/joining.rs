@@ -1,0 +1,198 @@
+use convoy_common::exit;
+
+use super::*;
+
+fn refusal(plan: Plan, hello: Hello) -> Option<Refusal> {
+    let mut job = Job::new(plan);
+    job.on(Event::Joined { connection: id(9), hello });
+    job.effects.iter().find_map(|effect| match effect {
+        Effect::Refuse { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn training_begins_when_all_workers_have_joined_and_are_ready() {
+    let mut job = Job::new(plan(2));
+    job.join(1);
+    assert_eq!(job.orders(), [(1, &Order::Welcome)]);
+    assert_eq!(job.machine.status(job.now).detail, "1 of 2 workers joined (b)");
+
+    job.join(0);
+    let orders = job.orders();
+    assert_eq!(orders[0], (0, &Order::Welcome));
+    let Order::Assign(first) = orders[1].1 else { panic!("{orders:?}") };
+    assert_eq!(first.generation, Generation { term: Term(3), counter: 1 });
+    let names: Vec<&str> = first.roster.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let ranks: Vec<(u64, u32)> = orders[1..]
+        .iter()
+        .map(|(to, order)| match order {
+            Order::Assign(it) => (*to, it.rank.0),
+            order => panic!("{order:?}"),
+        })
+        .collect();
+    assert_eq!(ranks, [(0, 0), (1, 1)]);
+
+    job.say(1, Report::Ready { state_digest: "d0".to_owned() });
+    assert_eq!(job.machine.status(job.now).detail, "1 of 2 workers are ready");
+    job.say(0, Report::Ready { state_digest: "d0".to_owned() });
+    let begin = Order::Begin(job.generation());
+    assert_eq!(job.orders(), [(0, &begin), (1, &begin)]);
+    assert_eq!(job.phase(), "training");
+}
+
+#[test]
+fn a_resumed_job_assigns_the_checkpoint_and_its_position() {
+    let mut plan = plan(1);
+    plan.start = Start {
+        position: at(1, 2),
+        checkpoint: Some(kept(at(1, 2))),
+        state_digest: Some("d7".to_owned()),
+    };
+    let mut job = Job::preparing_with(plan);
+    let orders = job.orders();
+    let Order::Assign(assignment) = orders[1].1 else { panic!("{orders:?}") };
+    assert_eq!(assignment.position, at(1, 2));
+    assert_eq!(assignment.manifest.as_deref(), Some("checkpoints/1/000000000012/manifest.json"));
+    job.say(0, Report::Ready { state_digest: "d7".to_owned() });
+    assert_eq!(job.phase(), "training");
+}
+
+#[test]
+fn a_restored_state_that_is_not_the_checkpoints_ends_the_job() {
+    let mut plan = plan(1);
+    plan.start.state_digest = Some("d7".to_owned());
+    let mut job = Job::preparing_with(plan);
+    let outcome = job.say(0, Report::Ready { state_digest: "d8".to_owned() }).outcome();
+    assert_eq!(outcome.exit_code, exit::FAILURE);
+    assert!(outcome.message.contains("d8") && outcome.message.contains("d7"), "{outcome:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_a_reason_and_a_hint() {
+    let with = |change: fn(&mut Hello)| {
+        let mut hello = hello("a");
+        change(&mut hello);
+        hello
+    };
+    let cases: [(&str, Hello); 7] = [
+        (
+            "the worker is of version 0.9, the coordinator of 1.2.3",
+            with(|it| it.version = "0.9".into()),
+        ),
+        ("the worker speaks protocol 2, the coordinator 1", with(|it| it.protocol = 2)),
+        (
+            "the worker expects the config ff, this job has c0",
+            with(|it| it.expect_config = Some("ff".into())),
+        ),
+        ("\"a b\" is no name for a worker", with(|it| it.name = "a b".into())),
+        ("\"\" is no name for a worker", with(|it| it.name = String::new())),
+        ("\"nowhere\" is no ring address", with(|it| it.ring_address = "nowhere".into())),
+        ("\"h:0\" is no ring address", with(|it| it.ring_address = "h:0".into())),
+    ];
+    for (reason, hello) in cases {
+        let refusal = refusal(plan(2), hello).expect(reason);
+        assert_eq!(refusal.to_string(), reason);
+        assert!(!refusal.hint().is_empty());
+    }
+    assert_eq!(refusal(plan(2), with(|it| it.expect_config = Some("c0".into()))), None);
+}
+
+#[test]
+fn a_second_worker_of_one_name_and_one_too_many_are_refused() {
+    let mut job = Job::new(plan(2));
+    job.join(0).on(Event::Joined { connection: id(5), hello: hello("a") });
+    assert!(matches!(
+        &job.effects[..],
+        [_, Effect::Refuse { refusal: Refusal::Duplicate(name), .. }] if name == "a"
+    ));
+    job.join(1).join(2);
+    let Effect::Refuse { refusal, .. } = &job.effects[1] else { panic!("{:?}", job.effects) };
+    assert_eq!(refusal.to_string(), "the job is full: it has its 2 workers");
+    job.all_say(|_| Report::Ready { state_digest: "d0".to_owned() });
+    job.on(Event::Joined { connection: id(8), hello: hello("d") });
+    assert!(matches!(
+        &job.effects[..],
+        [_, Effect::Refuse { refusal: Refusal::Full { workers: 2 }, .. }]
+    ));
+    assert_eq!(job.phase(), "training");
+}
+
+#[test]
+fn a_place_that_becomes_free_before_training_can_be_taken_again() {
+    let mut job = Job::new(plan(2));
+    job.join(0).gone(0);
+    assert!(matches!(job.notes()[..], [Note::LeftEarly { have: 0, need: 2, .. }]));
+    job.on(Event::Joined { connection: id(7), hello: hello("a") }).join(1);
+    assert_eq!(job.phase(), "preparing");
+}
+
+#[test]
+fn a_worker_that_falls_silent_while_waiting_frees_its_place() {
+    let mut job = Job::new(plan(2));
+    job.join(0).join_and_keep_alive();
+    assert_eq!(job.machine.status(job.now).detail, "0 of 2 workers joined");
+}
+
+impl Job {
+    fn join_and_keep_alive(&mut self) {
+        self.pass(Duration::from_secs(2), &[0]);
+        assert!(self.orders().is_empty(), "{:?}", self.effects);
+        self.pass(Duration::from_secs(4), &[]);
+        assert_eq!(self.dismissals(), [(0, exit::WORKER_LOST)]);
+    }
+}
+
+#[test]
+fn too_few_workers_in_time_end_the_job_with_their_number_and_names() {
+    let mut job = Job::new(plan(3));
+    job.join(2).join(0).pass(Duration::from_secs(60), &[0, 2]);
+    assert_eq!(job.dismissals(), [(0, exit::UNAVAILABLE), (2, exit::UNAVAILABLE)]);
+    let outcome = job.outcome();
+    assert_eq!(outcome.message, "2 of 3 workers joined (a, c) after 60 s");
+    assert!(outcome.hint.is_some());
+}
+
+#[test]
+fn unequal_states_name_the_odd_ones() {
+    let mut job = Job::preparing(3);
+    job.all_say(|number| Report::Ready { state_digest: format!("d{}", u64::from(number == 1)) });
+    let outcome = job.outcome();
+    assert_eq!(outcome.exit_code, exit::FAILURE);
+    assert!(outcome.message.contains("odd: b (a, c: d0; b: d1)"), "{}", outcome.message);
+
+    let mut job = Job::preparing(2);
+    job.all_say(|number| Report::Ready { state_digest: format!("d{number}") });
+    assert!(job.outcome().message.contains("odd: a, b"));
+}
+
+#[test]
+fn those_who_are_not_ready_in_time_are_named() {
+    let mut job = Job::preparing(2);
+    job.say(0, Report::Ready { state_digest: "d0".to_owned() });
+    job.pass(Duration::from_secs(32), &[0, 1]);
+    let outcome = job.outcome();
+    assert_eq!(outcome.exit_code, exit::WORKER_LOST);
+    assert!(
+        outcome.message.starts_with("worker b was lost: it was not ready after 30 s"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_worker_that_cannot_prepare_ends_the_job_with_its_own_exit_code() {
+    let mut job = Job::preparing(2);
+    job.say(1, failed(None, Some(exit::BAD_INPUT))).pass(Duration::from_secs(2), &[0, 1]);
+    assert_eq!(job.dismissals(), [(0, exit::BAD_INPUT), (1, exit::BAD_INPUT)]);
+    assert!(job.outcome().message.starts_with("worker b failed: the ring broke"));
+}
+
+#[test]
+fn nobody_is_lost_while_the_coordinator_itself_stood_still() {
+    let mut job = Job::training(2);
+    job.now += Duration::from_secs(300);
+    job.on(Event::Tick);
+    assert!(matches!(job.notes()[..], [Note::WasAway { .. }]));
+    assert_eq!(job.phase(), "training");
+}

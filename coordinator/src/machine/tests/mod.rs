@@ -1,0 +1,252 @@
+//! A job in a test's hand: events go in with a time of the test's own, effects are looked at.
+
+mod ends;
+mod joining;
+mod losses;
+mod random;
+mod training;
+
+use std::time::Duration;
+
+use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::ids::{Generation, Lineage, Position, Term};
+
+use super::*;
+
+/// Time between two ticks, as the engine's.
+const BEAT: Duration = Duration::from_millis(500);
+
+pub(super) fn plan(workers: u32) -> Plan {
+    let seconds = Duration::from_secs;
+    Plan {
+        run: "test".to_owned(),
+        term: Term(3),
+        lineage: Lineage(1),
+        start: Start::default(),
+        workers,
+        version: "1.2.3".to_owned(),
+        protocol: 1,
+        config_digest: "c0".to_owned(),
+        epochs: 2,
+        max_steps: None,
+        steps_per_epoch: 10,
+        training_images: 100,
+        validation_images: 20,
+        evaluate_every_epochs: 1,
+        log_every_steps: 5,
+        deadlines: Deadlines::new(seconds(60), seconds(30), seconds(3), seconds(10)),
+    }
+}
+
+pub(super) fn hello(name: &str) -> Hello {
+    Hello {
+        version: "1.2.3".to_owned(),
+        protocol: 1,
+        name: name.to_owned(),
+        ring_address: "127.0.0.1:4000".to_owned(),
+        device: "cpu".to_owned(),
+        lanes: 1,
+        pid: 7,
+        expect_config: None,
+    }
+}
+
+pub(super) fn at(epoch: u32, step: u32) -> Position {
+    Position { epoch, step }
+}
+
+pub(super) fn id(number: u64) -> ConnectionId {
+    ConnectionId(number)
+}
+
+pub(super) fn shared(position: Position) -> SharedState {
+    SharedState {
+        position,
+        global_step: position.global_step(10),
+        schedule: Default::default(),
+        samples_seen: 10,
+        last_loss: Some(1.0),
+        world: 2,
+    }
+}
+
+pub(super) fn part(position: Position, rank: u64) -> Report {
+    let entry = PartEntry {
+        name: format!("part-3-{rank}of2-x.safetensors"),
+        size: 10,
+        blake3: String::new(),
+        slices: Vec::new(),
+    };
+    let took = Duration::from_secs(1);
+    Report::PartUploaded { position, part: Box::new(entry), shared: shared(position), took }
+}
+
+pub(super) fn step_at(position: Position) -> StepReport {
+    StepReport {
+        position,
+        samples: 10,
+        loss: 2.0,
+        correct: 5,
+        learning_rate: 0.01,
+        times: StepTimes { total: 0.5, ..StepTimes::default() },
+    }
+}
+
+pub(super) fn end(position: Position, cause: Cause) -> Report {
+    Report::Finished(Finished {
+        position,
+        cause,
+        detail: String::new(),
+        state_digest: "d1".to_owned(),
+    })
+}
+
+pub(super) fn failed(blame: Option<&str>, exit_code: Option<u8>) -> Report {
+    Report::Failed(Failed {
+        position: at(0, 4),
+        blame: blame.map(str::to_owned),
+        error: "the ring broke".to_owned(),
+        exit_code,
+    })
+}
+
+pub(super) fn kept(position: Position) -> Kept {
+    let path = format!("checkpoints/1/{:012}/manifest.json", position.global_step(10));
+    Kept { position, path, bytes: 20, took: Some(Duration::from_secs(2)) }
+}
+
+/// Workers a, b, c ... have the calls 0, 1, 2 ...
+pub(super) struct Job {
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
+    pub(super) effects: Vec<Effect>,
+    history: Vec<(Event, Vec<Effect>)>,
+}
+
+impl Job {
+    pub(super) fn new(plan: Plan) -> Self {
+        let machine = Machine::new(plan, Duration::ZERO);
+        Self { machine, now: Duration::ZERO, effects: Vec::new(), history: Vec::new() }
+    }
+
+    /// All have joined.
+    pub(super) fn preparing(workers: u32) -> Self {
+        Self::preparing_with(plan(workers))
+    }
+
+    pub(super) fn preparing_with(plan: Plan) -> Self {
+        let workers = plan.workers;
+        let mut job = Self::new(plan);
+        for number in 0..workers {
+            job.join(number);
+        }
+        job
+    }
+
+    /// All are ready.
+    pub(super) fn training(workers: u32) -> Self {
+        let mut job = Self::preparing(workers);
+        job.all_say(|_| Report::Ready { state_digest: "d0".to_owned() });
+        assert_eq!(job.phase(), "training");
+        job
+    }
+
+    /// The effects of one event; invariants hold after each.
+    pub(super) fn on(&mut self, event: Event) -> &mut Self {
+        self.effects = self.machine.step(self.now, event.clone());
+        self.history.push((event, self.effects.clone()));
+        assert_eq!(invariants::of_state(&self.machine), Ok(()), "{:?}", self.history);
+        let workers = self.machine.plan.workers;
+        assert_eq!(invariants::of_history(&self.history, workers), Ok(()), "{:?}", self.history);
+        self
+    }
+
+    pub(super) fn join(&mut self, number: u32) -> &mut Self {
+        let name = char::from(b'a' + number as u8).to_string();
+        self.on(Event::Joined { connection: id(number.into()), hello: hello(&name) })
+    }
+
+    pub(super) fn say(&mut self, number: u64, report: Report) -> &mut Self {
+        let generation = self.machine.generation().unwrap_or_default();
+        self.on(Event::Said { connection: id(number), generation, report })
+    }
+
+    /// Everybody says it; the effects are those of all.
+    pub(super) fn all_say(&mut self, report: impl Fn(u64) -> Report) -> &mut Self {
+        let mut all = Vec::new();
+        for number in 0..u64::from(self.machine.plan.workers) {
+            all.append(&mut self.say(number, report(number)).effects);
+        }
+        self.effects = all;
+        self
+    }
+
+    pub(super) fn gone(&mut self, number: u64) -> &mut Self {
+        self.on(Event::Gone { connection: id(number), why: Departure::Closed })
+    }
+
+    /// Lets time pass; those `alive` keep their hearts beating. The effects are those of all of it.
+    pub(super) fn pass(&mut self, time: Duration, alive: &[u64]) -> &mut Self {
+        let until = self.now + time;
+        let mut all = Vec::new();
+        while self.now < until {
+            self.now = until.min(self.now + BEAT);
+            for number in alive {
+                let (position, phase) = (at(0, 0), "idle".to_owned());
+                all.append(&mut self.say(*number, Report::Heartbeat { position, phase }).effects);
+            }
+            all.append(&mut self.on(Event::Tick).effects);
+        }
+        self.effects = all;
+        self
+    }
+
+    pub(super) fn phase(&self) -> &'static str {
+        self.machine.status(self.now).phase
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.machine.generation().expect("a generation")
+    }
+
+    pub(super) fn orders(&self) -> Vec<(u64, &Order)> {
+        let order = |effect| match effect {
+            &Effect::Send { to, ref order } => Some((to.0, order)),
+            _ => None,
+        };
+        self.effects.iter().filter_map(order).collect()
+    }
+
+    pub(super) fn notes(&self) -> Vec<&Note> {
+        let note = |effect| match effect {
+            &Effect::Log(ref note) => Some(note),
+            _ => None,
+        };
+        self.effects.iter().filter_map(note).collect()
+    }
+
+    /// The exit code in each worker's last order.
+    pub(super) fn dismissals(&self) -> Vec<(u64, u8)> {
+        let code = |(to, order)| match order {
+            &Order::Shutdown { exit_code, .. } => Some((to, exit_code)),
+            _ => None,
+        };
+        self.orders().into_iter().filter_map(code).collect()
+    }
+
+    pub(super) fn publications(&self) -> Vec<&Publication> {
+        let publication = |effect| match effect {
+            &Effect::Publish(ref it) => Some(&**it),
+            _ => None,
+        };
+        self.effects.iter().filter_map(publication).collect()
+    }
+
+    /// Everybody leaves, and the job ends.
+    pub(super) fn outcome(&mut self) -> Outcome {
+        for number in 0..8 {
+            self.gone(number);
+        }
+        self.machine.outcome().cloned().unwrap_or_else(|| panic!("no outcome: {}", self.phase()))
+    }
+}

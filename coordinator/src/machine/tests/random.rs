@@ -1,0 +1,166 @@
+//! Whatever happens in whatever order, the invariants hold and the job ends.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Act {
+    Join(u32),
+    Leave(u64),
+    Say(u64, Word),
+    Stale(u64, Word),
+    Stop,
+    Interrupt,
+    Publish,
+    FailToPublish,
+    Pass(u16),
+}
+
+#[derive(Clone, Debug)]
+enum Word {
+    Beat,
+    Ready(u8),
+    Step(u32),
+    Part(u32),
+    PartFailed(u32),
+    Failed(Option<u8>, Option<u8>),
+    Finished(u32, u8, u8),
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    prop_oneof![
+        4 => Just(Word::Beat),
+        6 => prop_oneof![9 => Just(0u8), 1 => Just(1)].prop_map(Word::Ready),
+        4 => (1u32..20).prop_map(Word::Step),
+        6 => (18u32..21).prop_map(Word::Part),
+        1 => (18u32..21).prop_map(Word::PartFailed),
+        1 => (proptest::option::of(0u8..4), proptest::option::of(0u8..80))
+            .prop_map(|(blame, code)| Word::Failed(blame, code)),
+        4 => (19u32..21, 0u8..3, 0u8..8).prop_map(|(at, cause, digest)| Word::Finished(at, cause, digest)),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0u32..4).prop_map(Act::Join),
+        1 => (0u64..4).prop_map(Act::Leave),
+        20 => (0u64..4, word()).prop_map(|(who, word)| Act::Say(who, word)),
+        1 => (0u64..4, word()).prop_map(|(who, word)| Act::Stale(who, word)),
+        1 => Just(Act::Stop),
+        1 => prop_oneof![3 => Just(Act::Publish), 1 => Just(Act::Interrupt)],
+        4 => Just(Act::Publish),
+        1 => Just(Act::FailToPublish),
+        2 => (0u16..4000).prop_map(Act::Pass),
+    ]
+}
+
+fn report(who: u64, word: &Word) -> Report {
+    let position = |step: u32| at(step / 10, step % 10);
+    match *word {
+        Word::Beat => Report::Heartbeat { position: at(0, 1), phase: "compute".to_owned() },
+        Word::Ready(digest) => Report::Ready { state_digest: digest.to_string() },
+        Word::Step(step) => Report::Step(step_at(position(step))),
+        Word::Part(step) => part(position(step), who),
+        Word::PartFailed(step) => {
+            Report::PartFailed { position: position(step), error: "no".to_owned() }
+        }
+        Word::Failed(blame, exit_code) => Report::Failed(Failed {
+            position: at(0, 1),
+            blame: blame.map(|it| char::from(b'a' + it).to_string()),
+            error: "broken".to_owned(),
+            exit_code,
+        }),
+        Word::Finished(step, cause, digest) => Report::Finished(Finished {
+            position: position(step),
+            cause: [Cause::Completed, Cause::Stopped, Cause::NonFinite][usize::from(cause)],
+            detail: String::new(),
+            state_digest: (digest / 7).to_string(),
+        }),
+    }
+}
+
+/// A job with its workers' calls, of which each is used once, and manifests on their way.
+struct World {
+    job: Job,
+    calls: [Option<u64>; 4],
+    next: u64,
+    publishing: Vec<Position>,
+}
+
+impl World {
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::Join(who) => {
+                let name = char::from(b'a' + *who as u8).to_string();
+                let connection = id(self.next);
+                self.calls[*who as usize] = Some(self.next);
+                self.next += 1;
+                self.job.on(Event::Joined { connection, hello: hello(&name) });
+            }
+            Act::Leave(who) => {
+                if let Some(call) = self.calls[*who as usize].take() {
+                    self.job.gone(call);
+                }
+            }
+            Act::Say(who, word) => {
+                if let Some(call) = self.calls[*who as usize] {
+                    self.job.say(call, report(*who, word));
+                }
+            }
+            Act::Stale(who, word) => {
+                if let Some(call) = self.calls[*who as usize] {
+                    let generation = Generation { term: Term(2), counter: 9 };
+                    let report = report(*who, word);
+                    self.job.on(Event::Said { connection: id(call), generation, report });
+                }
+            }
+            Act::Stop => {
+                self.job.on(Event::StopRequested { reason: "asked".to_owned() });
+            }
+            Act::Interrupt => {
+                self.job.on(Event::Interrupted { reason: "asked".to_owned() });
+            }
+            Act::Publish => {
+                if let Some(position) = self.publishing.pop() {
+                    self.job.on(Event::ManifestPublished(kept(position)));
+                }
+            }
+            Act::FailToPublish => {
+                if let Some(position) = self.publishing.pop() {
+                    self.job.on(Event::ManifestFailed { position, error: "no".to_owned() });
+                }
+            }
+            Act::Pass(milliseconds) => {
+                self.job.now += Duration::from_millis((*milliseconds).into());
+                self.job.on(Event::Tick);
+            }
+        }
+        let new: Vec<Position> =
+            self.job.publications().iter().map(|it| it.shared.position).collect();
+        self.publishing.extend(new);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn invariants_hold_and_every_job_ends(
+        workers in 1u32..4,
+        acts in proptest::collection::vec(act(), 0..120),
+    ) {
+        let mut world = World {
+            job: Job::new(plan(workers)),
+            calls: [None; 4],
+            next: 0,
+            publishing: Vec::new(),
+        };
+        for act in &acts {
+            world.act(act);
+        }
+        // From here on nobody says anything, and time passes.
+        world.job.pass(Duration::from_secs(120), &[]);
+        prop_assert!(world.job.machine.outcome().is_some(), "{}", world.job.phase());
+    }
+}

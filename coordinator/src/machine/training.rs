@@ -1,0 +1,209 @@
+//! What workers say while they train: steps, evaluations, parts of checkpoints.
+
+use std::time::Duration;
+
+use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::ids::{Generation, Position, Rank};
+
+use super::checkpoints::Collected;
+use super::effect::Effect;
+use super::event::{ConnectionId, Evaluation, Kept, Report, StepReport};
+use super::note::{Abandoned, Note};
+use super::trouble::Loss;
+use super::{Machine, Phase};
+
+impl Machine {
+    /// Hears a worker. Whoever speaks lives, whatever it says.
+    pub(super) fn hear(
+        &mut self,
+        now: Duration,
+        connection: ConnectionId,
+        generation: Generation,
+        report: Report,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(member) = self.members.get_mut(connection) else { return };
+        member.heard = now;
+        let current = self.roster.as_ref().filter(|it| it.generation == generation);
+        let rank = current.and_then(|it| it.rank_of(connection));
+        if let Report::Heartbeat { position, phase } = report {
+            let position = rank.map(|_| position);
+            if member.position != position || member.phase != phase {
+                self.moved = now;
+            }
+            (member.position, member.phase) = (position, phase);
+            return;
+        }
+        let what = report.kind();
+        let Some(rank) = rank.filter(|rank| self.has_use_for(&report, *rank)) else {
+            return self.ignore(connection, what, generation, effects);
+        };
+        self.moved = now;
+        match report {
+            Report::Heartbeat { .. } => {}
+            Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
+            Report::Step(step) => self.stepped(step, effects),
+            Report::Evaluated(evaluation) => self.evaluated(evaluation, effects),
+            Report::PartUploaded { part, shared, took, .. } => {
+                self.collect(now, rank, *part, shared, took, effects);
+            }
+            Report::PartFailed { position, error } => {
+                let name = self.name_of(connection);
+                let why = Abandoned::PartFailed { name, error };
+                self.abandon_checkpoint(now, position, why, effects);
+            }
+            Report::Failed(failed) => self.complain(now, rank, failed, effects),
+            Report::Finished(finished) => self.finished(now, rank, finished, effects),
+        }
+    }
+
+    fn has_use_for(&self, report: &Report, rank: Rank) -> bool {
+        let runs = matches!(
+            self.phase,
+            Phase::Training | Phase::Stopping { .. } | Phase::Finishing { .. }
+        );
+        let falters = matches!(self.phase, Phase::Faltering { .. });
+        match report {
+            Report::Heartbeat { .. } => true,
+            Report::Ready { .. } => matches!(self.phase, Phase::Preparing { .. }),
+            // Steps and evaluations are the same on every rank; the lowest one tells them.
+            Report::Step(step) => runs && rank.0 == 0 && step.position > self.position,
+            Report::Evaluated(_) => runs && rank.0 == 0,
+            // The last part of a checkpoint may come when a worker is lost already.
+            Report::PartUploaded { position, shared, .. } => {
+                (runs || falters) && shared.position == *position
+            }
+            Report::PartFailed { .. } => runs || falters,
+            Report::Finished(_) => runs,
+            Report::Failed(_) => runs || falters || matches!(self.phase, Phase::Preparing { .. }),
+        }
+    }
+
+    fn stepped(&mut self, step: StepReport, effects: &mut Vec<Effect>) {
+        // The rate is that of the step itself, so it changed at the position before the step.
+        self.rate(self.position, step.learning_rate, effects);
+        self.position = step.position;
+        self.pace.step(step);
+        if self.pace.is_due(&self.plan) {
+            self.say_progress(effects);
+        }
+    }
+
+    fn evaluated(&mut self, evaluation: Evaluation, effects: &mut Vec<Effect>) {
+        self.say_progress(effects);
+        effects.push(Effect::Log(Note::Evaluated(evaluation.clone())));
+        self.rate(evaluation.position, evaluation.learning_rate, effects);
+        self.pace.last_evaluation = Some(evaluation);
+    }
+
+    fn rate(&mut self, position: Position, to: f64, effects: &mut Vec<Effect>) {
+        if let Some(from) = self.pace.rate_changed(to) {
+            effects.push(Effect::Log(Note::RateChanged { position, from, to }));
+        }
+    }
+
+    pub(super) fn say_progress(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(progress) = self.pace.say(&self.plan) {
+            effects.push(Effect::Log(Note::Progress(progress)));
+        }
+    }
+
+    fn collect(
+        &mut self,
+        now: Duration,
+        rank: Rank,
+        part: PartEntry,
+        shared: SharedState,
+        took: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(roster) = &self.roster else { return };
+        let position = shared.position;
+        match self.checkpoints.add(roster, rank, part, shared, took) {
+            Collected::Waiting | Collected::Late => {
+                if let Some(oldest) = self.checkpoints.surplus() {
+                    let why = Abandoned::Overtaken;
+                    effects.push(Effect::Log(Note::CheckpointAbandoned { position: oldest, why }));
+                }
+            }
+            Collected::Abandoned(why) => {
+                effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+                self.settle(now, effects);
+            }
+            Collected::Complete(publication) => {
+                for position in self.checkpoints.overtaken_by(position) {
+                    let why = Abandoned::Overtaken;
+                    effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+                }
+                effects.push(Effect::Publish(publication));
+            }
+        }
+    }
+
+    pub(super) fn abandon_checkpoint(
+        &mut self,
+        now: Duration,
+        position: Position,
+        why: Abandoned,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.checkpoints.abandon(position, why.clone()) {
+            effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+        }
+        self.settle(now, effects);
+    }
+
+    pub(super) fn published(&mut self, now: Duration, kept: Kept, effects: &mut Vec<Effect>) {
+        self.checkpoints.published(kept.clone());
+        effects.push(Effect::Log(Note::CheckpointPublished(kept)));
+        effects.push(Effect::Prune);
+        self.settle(now, effects);
+    }
+
+    /// Workers live and nothing moves: whoever does not wait for others holds them up.
+    pub(super) fn check_progress(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let waited = now.saturating_sub(self.moved);
+        if waited < self.allowance() {
+            return;
+        }
+        let Some(roster) = &self.roster else { return };
+        let stalled: Vec<(Rank, String)> = self
+            .members
+            .iter()
+            .filter_map(|(connection, it)| Some((roster.rank_of(connection)?, it.phase.clone())))
+            .collect();
+        let all_wait = stalled.iter().all(|it| it.1 == "ring");
+        for (rank, phase) in stalled {
+            if all_wait || phase != "ring" {
+                self.lose(now, rank, Loss::Stalled { phase, waited }, effects);
+            }
+        }
+    }
+
+    /// How long training may stand still: ten times the longest step of late, or an evaluation at a
+    /// tenth of the training's speed, and in any case the floor.
+    fn allowance(&self) -> Duration {
+        let mut longest = self.pace.longest_step() * 10;
+        let speed = self.pace.images_per_second();
+        if speed > 0.0 && self.members.iter().any(|(_, it)| it.phase == "evaluate") {
+            let seconds = 10.0 * self.plan.validation_images as f64 / speed;
+            longest = longest.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
+        longest.max(self.plan.deadlines.stall)
+    }
+}
+
+impl Report {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Heartbeat { .. } => "heartbeat",
+            Self::Ready { .. } => "ready",
+            Self::Step(_) => "step",
+            Self::Evaluated(_) => "evaluation",
+            Self::PartUploaded { .. } => "part uploaded",
+            Self::PartFailed { .. } => "part failed",
+            Self::Failed(_) => "generation failed",
+            Self::Finished(_) => "finished",
+        }
+    }
+}

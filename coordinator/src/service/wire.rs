@@ -1,0 +1,293 @@
+//! Between wire types and the machine's.
+//!
+//! What comes in is checked for form; whatever is wrong is said in words that name the field.
+
+use std::time::Duration;
+
+use convoy_common::ids::{Generation, Position};
+use convoy_common::pb;
+use pb::coordinator_message::Kind as Out;
+use pb::worker_message::Kind as In;
+use serde::de::DeserializeOwned;
+
+use super::Facts;
+use crate::engine::Outgoing;
+use crate::machine::{
+    Assignment, Cause, ConnectionId, Evaluation, Event, Failed, Finished, Hello, Order, Report,
+    Seat, Status, StepReport, StepTimes, WorkerStatus,
+};
+
+/// Longest text of a worker that is kept, in characters.
+const LONGEST: usize = 2000;
+
+/// The first message of a call.
+pub(super) fn hello(message: pb::WorkerMessage) -> Result<Hello, String> {
+    let Some(In::Hello(it)) = message.kind else {
+        return Err("the first message of a call must be hello".to_owned());
+    };
+    Ok(Hello {
+        version: printable(&it.version),
+        protocol: it.protocol,
+        // As given: the machine refuses what is no name.
+        name: it.name,
+        ring_address: it.ring_address,
+        device: printable(&it.device),
+        lanes: it.lanes,
+        pid: it.pid,
+        expect_config: (!it.expect_config.is_empty()).then(|| printable(&it.expect_config)),
+    })
+}
+
+/// Any later message of a call.
+pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Result<Event, String> {
+    let (generation, report) = match message.kind {
+        None => return Err("a message of a kind that this version does not know".to_owned()),
+        Some(In::Hello(_)) => return Err("a second hello".to_owned()),
+        Some(In::Heartbeat(it)) => {
+            let phase = printable(&it.phase);
+            (it.generation, Report::Heartbeat { position: at(it.position)?, phase })
+        }
+        Some(In::Ready(it)) => {
+            (it.generation, Report::Ready { state_digest: printable(&it.state_digest) })
+        }
+        Some(In::Step(it)) => (it.generation, Report::Step(step(&it)?)),
+        Some(In::Evaluation(it)) => (it.generation, Report::Evaluated(evaluation(&it)?)),
+        Some(In::PartUploaded(it)) => (
+            it.generation,
+            Report::PartUploaded {
+                position: at(it.position)?,
+                part: Box::new(json("part_json", &it.part_json)?),
+                shared: json("shared_json", &it.shared_json)?,
+                took: Duration::try_from_secs_f64(it.seconds).unwrap_or_default(),
+            },
+        ),
+        Some(In::PartFailed(it)) => {
+            let error = printable(&it.error);
+            (it.generation, Report::PartFailed { position: at(it.position)?, error })
+        }
+        Some(In::GenerationFailed(it)) => (
+            it.generation,
+            Report::Failed(Failed {
+                position: at(it.position)?,
+                blame: (!it.blame.is_empty()).then(|| printable(&it.blame)),
+                error: printable(&it.error),
+                exit_code: u8::try_from(it.exit_code).ok().filter(|code| *code != 0),
+            }),
+        ),
+        Some(In::Finished(it)) => (
+            it.generation,
+            Report::Finished(Finished {
+                position: at(it.position)?,
+                cause: cause(it.cause)?,
+                detail: printable(&it.detail),
+                state_digest: printable(&it.state_digest),
+            }),
+        ),
+    };
+    // A worker without an assignment has no generation yet.
+    let generation = generation.map(Generation::from).unwrap_or_default();
+    Ok(Event::Said { connection, generation, report })
+}
+
+/// One line without control characters, of bounded length.
+pub(super) fn printable(text: &str) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    clean.take(LONGEST).collect()
+}
+
+fn at(position: Option<pb::Position>) -> Result<Position, String> {
+    position.map(Position::from).ok_or_else(|| "a message without its position".to_owned())
+}
+
+fn json<T: DeserializeOwned>(field: &str, text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("{field} is not what it should be: {error}"))
+}
+
+fn cause(wire: i32) -> Result<Cause, String> {
+    match pb::FinishCause::try_from(wire) {
+        Ok(pb::FinishCause::Completed) => Ok(Cause::Completed),
+        Ok(pb::FinishCause::Stopped) => Ok(Cause::Stopped),
+        Ok(pb::FinishCause::NonFinite) => Ok(Cause::NonFinite),
+        _ => Err(format!("finished with the unknown cause {wire}")),
+    }
+}
+
+fn step(it: &pb::StepReport) -> Result<StepReport, String> {
+    let times = it.times.unwrap_or_default();
+    Ok(StepReport {
+        position: at(it.position)?,
+        samples: it.samples,
+        loss: it.loss,
+        correct: it.correct,
+        learning_rate: it.learning_rate,
+        times: StepTimes {
+            data_wait: times.data_wait,
+            compute: times.compute,
+            all_reduce: times.all_reduce,
+            update: times.update,
+            total: times.total,
+        },
+    })
+}
+
+fn evaluation(it: &pb::EvaluationReport) -> Result<Evaluation, String> {
+    Ok(Evaluation {
+        position: at(it.position)?,
+        samples: it.samples,
+        top1_correct: it.top1_correct,
+        top5_correct: it.top5_correct,
+        loss: it.loss,
+        seconds: it.seconds,
+        learning_rate: it.learning_rate,
+        schedule_done: it.schedule_done,
+    })
+}
+
+/// What a worker is told.
+pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
+    let kind = match it {
+        Outgoing::Refusal(refusal) => {
+            Out::Refused(pb::Refused { reason: refusal.to_string(), hint: refusal.hint() })
+        }
+        Outgoing::Order(Order::Welcome) => Out::Welcome(pb::Welcome {
+            run_id: facts.run_id.clone(),
+            config_json: facts.config_json.clone(),
+            record_digest: facts.record_digest.clone(),
+        }),
+        Outgoing::Order(Order::Assign(it)) => Out::Assignment(assignment(it)),
+        Outgoing::Order(Order::Begin(it)) => Out::Begin(pb::Begin { generation: Some(it.into()) }),
+        Outgoing::Order(Order::StopAfterStep { checkpoint, reason }) => {
+            Out::StopAfterStep(pb::StopAfterStep { checkpoint, reason })
+        }
+        Outgoing::Order(Order::Shutdown { reason, exit_code }) => {
+            Out::Shutdown(pb::Shutdown { reason, exit_code: exit_code.into() })
+        }
+    };
+    pb::CoordinatorMessage { kind: Some(kind) }
+}
+
+fn assignment(it: Assignment) -> pb::Assignment {
+    let member = |seat: Seat| pb::Member { name: seat.name, ring_address: seat.ring_address };
+    pb::Assignment {
+        generation: Some(it.generation.into()),
+        rank: it.rank.0,
+        roster: it.roster.into_iter().map(member).collect(),
+        lineage: it.lineage.0,
+        position: Some(it.position.into()),
+        manifest: it.manifest.unwrap_or_default(),
+    }
+}
+
+/// What whoever asks is told.
+pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
+    let generation = it.generation.map(pb::GenerationId::from);
+    pb::StatusReply {
+        run: facts.run.clone(),
+        url: facts.url.clone(),
+        term: facts.term,
+        generation,
+        phase: it.phase.to_owned(),
+        detail: it.detail,
+        workers_wanted: facts.workers,
+        workers: it.workers.into_iter().map(worker).collect(),
+        position: Some(it.position.into()),
+        epochs: facts.epochs,
+        steps_per_epoch: facts.steps_per_epoch,
+        last_step: it.last_step.map(|step| pb::StepReport {
+            generation,
+            position: Some(step.position.into()),
+            samples: step.samples,
+            loss: step.loss,
+            correct: step.correct,
+            learning_rate: step.learning_rate,
+            times: Some(pb::StepTimes {
+                data_wait: step.times.data_wait,
+                compute: step.times.compute,
+                all_reduce: step.times.all_reduce,
+                update: step.times.update,
+                total: step.times.total,
+            }),
+        }),
+        images_per_second: it.images_per_second,
+        last_evaluation: it.last_evaluation.map(|it| pb::EvaluationReport {
+            generation,
+            position: Some(it.position.into()),
+            samples: it.samples,
+            top1_correct: it.top1_correct,
+            top5_correct: it.top5_correct,
+            loss: it.loss,
+            seconds: it.seconds,
+            learning_rate: it.learning_rate,
+            schedule_done: it.schedule_done,
+        }),
+        last_checkpoint: it.last_checkpoint.map(|it| it.path).unwrap_or_default(),
+        eta_seconds: it.eta.map_or(0.0, |it| it.as_secs_f64()),
+    }
+}
+
+fn worker(it: WorkerStatus) -> pb::WorkerStatus {
+    pb::WorkerStatus {
+        name: it.name,
+        rank: it.rank.and_then(|rank| i32::try_from(rank.0).ok()).unwrap_or(-1),
+        device: it.device,
+        position: Some(it.position.into()),
+        phase: it.phase,
+        seconds_since_heard: it.silence.as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: Option<In>) -> String {
+        said(ConnectionId(1), pb::WorkerMessage { kind }).unwrap_err()
+    }
+
+    #[test]
+    fn what_has_no_form_is_refused_with_the_field() {
+        assert!(refused(None).contains("kind"));
+        assert_eq!(refused(Some(In::Hello(pb::Hello::default()))), "a second hello");
+        assert!(refused(Some(In::Step(pb::StepReport::default()))).contains("position"));
+        let part = pb::PartUploaded {
+            position: Some(pb::Position::default()),
+            part_json: "{".to_owned(),
+            ..Default::default()
+        };
+        assert!(refused(Some(In::PartUploaded(part))).contains("part_json"));
+        let finished =
+            pb::Finished { position: Some(pb::Position::default()), ..Default::default() };
+        assert!(refused(Some(In::Finished(finished))).contains("cause 0"));
+    }
+
+    #[test]
+    fn a_call_that_does_not_begin_with_hello_is_refused() {
+        let kind = Some(In::Heartbeat(pb::Heartbeat::default()));
+        assert!(hello(pb::WorkerMessage { kind }).unwrap_err().contains("hello"));
+    }
+
+    #[test]
+    fn texts_of_workers_cannot_break_lines_or_fill_the_log() {
+        assert_eq!(printable("a\nb\u{1b}[31m"), "a b [31m");
+        assert_eq!(printable(&"x".repeat(1 << 20)).len(), LONGEST);
+    }
+
+    #[test]
+    fn no_exit_code_and_no_blame_are_told_apart_from_some() {
+        let message = |blame: &str, exit_code| {
+            let failed = pb::GenerationFailed {
+                position: Some(pb::Position::default()),
+                blame: blame.to_owned(),
+                exit_code,
+                ..Default::default()
+            };
+            let kind = Some(In::GenerationFailed(failed));
+            match said(ConnectionId(1), pb::WorkerMessage { kind }).unwrap() {
+                Event::Said { report: Report::Failed(it), .. } => (it.blame, it.exit_code),
+                event => panic!("{event:?}"),
+            }
+        };
+        assert_eq!(message("", 0), (None, None));
+        assert_eq!(message("b", 64), (Some("b".to_owned()), Some(64)));
+    }
+}
