@@ -27,6 +27,10 @@ const OPT_OUT: &str = "CONVOY_NO_REEXEC";
 /// cannot be had. Must be called first in `main`, before there is a thread or an open file.
 pub fn ensure_tuned() {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if set(MARK) {
+        // Otherwise `ps` shows the link that was executed; a wrong name is no reason to stop.
+        let _ = rustix::thread::set_name(c"convoy-worker");
+    }
     if !cfg!(target_env = "gnu") || set(MARK) || set(OPT_OUT) {
         return;
     }

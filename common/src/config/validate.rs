@@ -78,11 +78,25 @@ fn url(reader: &mut Reader<'_>, key: &'static str, folder: Option<&Path>) -> Str
     })
 }
 
+/// The divisor of all widths, which has to divide them and leave two groups.
+fn narrow(reader: &mut Reader<'_>) -> u32 {
+    const KEY: &str = "model.narrow";
+    let divisor: u32 = reader.integer(KEY, 1..=16);
+    if reader.good(&[KEY]) && !divisor.is_power_of_two() {
+        reader.wrong(
+            KEY,
+            format!("must be 1, 2, 4, 8 or 16, is {divisor}"),
+            "1 is the paper's net".to_owned(),
+        );
+    }
+    divisor
+}
+
 fn model(reader: &mut Reader<'_>) -> Model {
     Model {
         name: reader.word("model.name", ("alexnet", ModelName::Alexnet), &[]),
         groups: reader.integer("model.groups", 1..=2),
-        narrow: reader.integer("model.narrow", 1..=16),
+        narrow: narrow(reader),
         dropout: reader
             .number("model.dropout", "at least 0 and less than 1", |it| (0.0..1.0).contains(&it)),
         init: reader.word(

@@ -3,9 +3,13 @@
 //! The survey finds the size before anything is decoded, and the end-of-image marker, without
 //! which a file is truncated: decoders notice a missing end only from one row of blocks to the
 //! next, and fill what is not there with grey.
+//!
+//! Baseline files whose colours come in scans of their own go to a second decoder: the first takes
+//! them for whole and gives wrong colours if chroma is subsampled (zune-image issue 422).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use jpeg_decoder::PixelFormat;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -24,7 +28,10 @@ pub enum Chroma {
     Quarter,
 }
 
-/// Encodes a picture as baseline JPEG with Huffman tables of its own.
+/// Encodes a picture as baseline JPEG in one scan with the standard Huffman tables.
+///
+/// Tables of its own would save some 5 % but make this encoder write a scan per colour, which not
+/// every decoder reads well.
 ///
 /// # Errors
 /// [`ImageError::Unsupported`] if a side is 0 or passes 65,535 pixels.
@@ -36,7 +43,6 @@ pub fn encode_jpeg(image: &Rgb8, quality: u8, chroma: Chroma) -> Result<Vec<u8>,
     let (width, height) = (side(image.width)?, side(image.height)?);
     let mut bytes = Vec::with_capacity(image.pixels.len() / 8);
     let mut encoder = Encoder::new(&mut bytes, quality.clamp(1, 100));
-    encoder.set_optimized_huffman_tables(true);
     encoder.set_sampling_factor(match chroma {
         Chroma::Full => SamplingFactor::R_4_4_4,
         Chroma::Quarter => SamplingFactor::R_4_2_0,
@@ -53,22 +59,33 @@ pub(super) fn decode(bytes: &[u8], limits: Limits) -> Result<Rgb8, ImageError> {
     if !survey.complete {
         return Err(ImageError::Truncated);
     }
+    // Decoders are foreign code over hostile bytes: a bug in one costs one picture, not the run.
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        if survey.apart { decode_apart(bytes) } else { decode_usual(bytes, limits) }
+    }));
+    match outcome {
+        Ok(pixels) => Rgb8::new(survey.width, survey.height, pixels?),
+        Err(_) => Err(ImageError::Corrupt { detail: "the decoder gave up on it".to_owned() }),
+    }
+}
+
+fn decode_usual(bytes: &[u8], limits: Limits) -> Result<Vec<u8>, ImageError> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(limits.side as usize)
         .set_max_height(limits.side as usize)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
-    // The decoder is foreign code over hostile bytes: a bug in it costs one picture, not the run.
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        JpegDecoder::new_with_options(ZCursor::new(bytes), options).decode()
-    }));
-    let pixels = match outcome {
-        Ok(decoded) => decoded.map_err(translate)?,
-        Err(_) => {
-            return Err(ImageError::Corrupt { detail: "the decoder gave up on it".to_owned() });
-        }
-    };
-    Rgb8::new(survey.width, survey.height, pixels)
+    JpegDecoder::new_with_options(ZCursor::new(bytes), options).decode().map_err(translate)
+}
+
+fn decode_apart(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let corrupt = |error: jpeg_decoder::Error| ImageError::Corrupt { detail: error.to_string() };
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    let pixels = decoder.decode().map_err(corrupt)?;
+    match decoder.info().map(|info| info.pixel_format) {
+        Some(PixelFormat::RGB24) => Ok(pixels),
+        _ => Err(ImageError::Unsupported { what: "inks in scans of their own".to_owned() }),
+    }
 }
 
 fn translate(error: DecodeErrors) -> ImageError {
@@ -86,21 +103,26 @@ struct Survey {
     width: u32,
     height: u32,
     complete: bool,
+    /// Baseline, and the first scan does not hold all components.
+    apart: bool,
 }
 
 /// Walks over the markers without decoding: size from the frame header, and whether it ends.
 fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let corrupt = |detail: &str| ImageError::Corrupt { detail: detail.to_owned() };
     let mut size = None;
+    // Components of a baseline frame, until its first scan is seen.
+    let mut components = None;
+    let mut apart = false;
     let mut at = 2;
     loop {
         let Some(marker) = next_marker(bytes, &mut at) else {
             let (width, height) = size.ok_or(ImageError::Truncated)?;
-            return Ok(Survey { width, height, complete: false });
+            return Ok(Survey { width, height, complete: false, apart });
         };
         if marker == END_OF_IMAGE {
             let (width, height) = size.ok_or_else(|| corrupt("it ends before its frame header"))?;
-            return Ok(Survey { width, height, complete: true });
+            return Ok(Survey { width, height, complete: true, apart });
         }
         if matches!(marker, 0x01 | 0xd0..=0xd8) {
             continue;
@@ -129,11 +151,18 @@ fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
                 return Err(corrupt("a width or height of zero"));
             }
             size = Some((width, height));
+            components = bytes.get(at + 7).copied().filter(|_| marker != 0xc2);
+        }
+        if marker == START_OF_SCAN
+            && let (Some(all), Some(&here)) = (components.take(), bytes.get(at + 2))
+        {
+            apart = here < all;
         }
         at += length;
     }
 }
 
+const START_OF_SCAN: u8 = 0xda;
 const END_OF_IMAGE: u8 = 0xd9;
 
 /// The next marker at or after `at`, which moves behind it. Entropy-coded data holds no marker but

@@ -68,6 +68,35 @@ fn baseline_and_progressive_files_with_full_and_shared_chroma_decode_to_what_was
     }
 }
 
+/// One scan per colour is baseline too; some encoders and `cjpeg -scans` write it.
+#[test]
+fn baseline_files_with_a_scan_for_each_colour_keep_their_colours() {
+    for (width, height) in [(256, 256), (97, 61), (200, 17)] {
+        let image = smooth(width, height);
+        for sampling in [SamplingFactor::F_1_1, SamplingFactor::F_2_1, SamplingFactor::F_2_2] {
+            let bytes = encoded(&image, |encoder| {
+                encoder.set_sampling_factor(sampling);
+                encoder.set_optimized_huffman_tables(true);
+            });
+            let scans = bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).count();
+            assert_eq!(scans, 3, "the encoder writes what this test is about");
+            let difference = largest_difference(&image, &decode(&bytes).unwrap());
+            assert!(difference < 16, "{width}x{height} {sampling:?}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn what_is_encoded_here_is_one_scan_and_decodes_to_the_same_picture() {
+    let image = smooth(256, 256);
+    for chroma in [Chroma::Full, Chroma::Quarter] {
+        let bytes = encode_jpeg(&image, 90, chroma).unwrap();
+        assert_eq!(bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).count(), 1);
+        let difference = largest_difference(&image, &decode(&bytes).unwrap());
+        assert!(difference < 16, "{chroma:?}: {difference}");
+    }
+}
+
 #[test]
 fn a_grey_file_becomes_three_equal_channels() {
     let grey: Vec<u8> = (0..40 * 30).map(|place| (place % 40 * 6) as u8).collect();

@@ -16,7 +16,8 @@ use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
 use convoy_worker::train::{
-    Control, Ending, EvaluationReport, PartPlace, Parts, Report, StepReport, TrainError, Trainer, Uploader,
+    Control, Ending, EvaluationReport, PartPlace, Parts, Report, StepReport, TrainError, Trainer,
+    Uploader,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -88,7 +89,12 @@ impl Cluster {
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
-    pub fn run(&mut self, lanes: &[u32], from: Option<&Manifest>, disturb: Disturbance) -> Vec<Lived> {
+    pub fn run(
+        &mut self,
+        lanes: &[u32],
+        from: Option<&Manifest>,
+        disturb: Disturbance,
+    ) -> Vec<Lived> {
         self.generations += 1;
         let generation = Generation { term: Term(1), counter: self.generations };
         let world = lanes.len() as u32;
