@@ -28,7 +28,6 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 /// A run that exists goes on from its newest good checkpoint. SIGINT or SIGTERM takes a checkpoint
 /// and ends the job; a second one ends it at once.
 #[derive(Debug, clap::Args)]
-#[group(skip)]
 #[command(after_help = "\
 Examples:
   convoy serve configs/quickstart.toml
