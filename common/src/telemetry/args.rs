@@ -16,6 +16,8 @@ pub enum Format {
 
 /// Options for logs, to be flattened into a command line.
 #[derive(Clone, Debug, clap::Args)]
+// As a group it would be called `Args`, like that of the command that it is flattened into.
+#[group(skip)]
 pub struct Args {
     /// Log lines as text for people or as JSON for programs
     #[arg(long, value_enum, default_value = "text", env = "CONVOY_LOG_FORMAT", global = true)]

@@ -1,7 +1,7 @@
 //! What outlives this process, as the engine sees it: checkpoints are published and old ones
 //! removed.
 //!
-//! [`StoreLedger`] keeps them in the run's object store; [`opening`] opens a run. Nothing here
+//! [`StoreLedger`] keeps them in the run's object store; [`open`] opens a run. Nothing here
 //! decides when anything is written.
 
 mod opening;

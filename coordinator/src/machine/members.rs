@@ -11,8 +11,11 @@ use super::event::{ConnectionId, Hello};
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) hello: Hello,
-    /// When it said something last.
+    /// When it said something last, or joined.
     pub(super) heard: Duration,
+    /// It has said something since it joined. Its heart may begin to beat only when it has opened
+    /// its data set.
+    pub(super) spoke: bool,
     /// As its last heartbeat in the present generation says.
     pub(super) position: Option<Position>,
     /// As its last heartbeat says.
@@ -34,7 +37,8 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn add(&mut self, connection: ConnectionId, hello: Hello, now: Duration) {
         let phase = "idle".to_owned();
-        self.all.insert(connection, Member { hello, heard: now, position: None, phase });
+        self.all
+            .insert(connection, Member { hello, heard: now, spoke: false, position: None, phase });
     }
 
     pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {
@@ -72,16 +76,18 @@ impl Members {
         self.all.is_empty()
     }
 
-    /// Those not heard of for longer than `patience`.
+    /// Those not heard of for longer than `patience`, or not at all for longer than `first`.
     pub(super) fn silent(
         &self,
         now: Duration,
         patience: Duration,
+        first: Duration,
     ) -> Vec<(ConnectionId, Duration)> {
         self.all
             .iter()
-            .map(|(connection, member)| (*connection, now.saturating_sub(member.heard)))
-            .filter(|(_, silence)| *silence > patience)
+            .map(|(connection, it)| (*connection, it.spoke, now.saturating_sub(it.heard)))
+            .filter(|(_, spoke, silence)| *silence > if *spoke { patience } else { first })
+            .map(|(connection, _, silence)| (connection, silence))
             .collect()
     }
 

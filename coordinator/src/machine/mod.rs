@@ -220,7 +220,8 @@ impl Machine {
     }
 
     fn check_deadlines(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        for (connection, silence) in self.members.silent(now, self.plan.deadlines.liveness) {
+        let Deadlines { liveness, prepare, .. } = self.plan.deadlines;
+        for (connection, silence) in self.members.silent(now, liveness, prepare) {
             self.leave(now, connection, Loss::Silent(silence), effects);
         }
         match self.phase {

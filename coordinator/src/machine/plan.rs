@@ -61,7 +61,7 @@ pub struct Deadlines {
     pub join: Duration,
     /// Until all have loaded the state and opened their rings.
     pub prepare: Duration,
-    /// A worker not heard of for so long is lost.
+    /// A worker that has spoken and is not heard of for so long is lost.
     pub liveness: Duration,
     /// For survivors' accounts, once a generation is broken.
     pub blame: Duration,

@@ -23,7 +23,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let Some(member) = self.members.get_mut(connection) else { return };
-        member.heard = now;
+        (member.heard, member.spoke) = (now, true);
         let current = self.roster.as_ref().filter(|it| it.generation == generation);
         let rank = current.and_then(|it| it.rank_of(connection));
         if let Report::Heartbeat { position, phase } = report {

@@ -145,6 +145,15 @@ impl Job {
 }
 
 #[test]
+fn a_worker_that_has_yet_to_speak_may_take_as_long_as_preparing_may() {
+    let mut job = Job::new(plan(2));
+    job.join(0).pass(Duration::from_secs(30), &[]);
+    assert!(job.orders().is_empty(), "{:?}", job.effects);
+    job.pass(Duration::from_secs(1), &[]);
+    assert_eq!(job.dismissals(), [(0, exit::WORKER_LOST)]);
+}
+
+#[test]
 fn too_few_workers_in_time_end_the_job_with_their_number_and_names() {
     let mut job = Job::new(plan(3));
     job.join(2).join(0).pass(Duration::from_secs(60), &[0, 2]);

@@ -210,19 +210,19 @@ impl Job {
     }
 
     pub(super) fn orders(&self) -> Vec<(u64, &Order)> {
-        let order = |effect| match effect {
-            &Effect::Send { to, ref order } => Some((to.0, order)),
+        let orders = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Send { to, order } => Some((to.0, order)),
             _ => None,
-        };
-        self.effects.iter().filter_map(order).collect()
+        });
+        orders.collect()
     }
 
     pub(super) fn notes(&self) -> Vec<&Note> {
-        let note = |effect| match effect {
-            &Effect::Log(ref note) => Some(note),
+        let notes = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Log(note) => Some(note),
             _ => None,
-        };
-        self.effects.iter().filter_map(note).collect()
+        });
+        notes.collect()
     }
 
     /// The exit code in each worker's last order.
@@ -235,11 +235,11 @@ impl Job {
     }
 
     pub(super) fn publications(&self) -> Vec<&Publication> {
-        let publication = |effect| match effect {
-            &Effect::Publish(ref it) => Some(&**it),
+        let publications = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Publish(publication) => Some(&**publication),
             _ => None,
-        };
-        self.effects.iter().filter_map(publication).collect()
+        });
+        publications.collect()
     }
 
     /// Everybody leaves, and the job ends.

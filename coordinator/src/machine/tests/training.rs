@@ -1,11 +1,11 @@
 use super::*;
 
 fn progress(job: &Job) -> Vec<&Progress> {
-    let progress = |note| match note {
-        &Note::Progress(ref progress) => Some(progress),
+    let lines = job.notes().into_iter().filter_map(|note| match note {
+        Note::Progress(progress) => Some(progress),
         _ => None,
-    };
-    job.notes().into_iter().filter_map(progress).collect()
+    });
+    lines.collect()
 }
 
 #[test]

@@ -1,0 +1,253 @@
+//! Whole jobs in one process: the real engine, service and ledger over real gRPC and a real store,
+//! with workers that follow a script.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use convoy_common::checkpoint::Search;
+use convoy_common::exit;
+use convoy_common::ids::{Lineage, Position};
+use convoy_common::pb::{self, FinishCause};
+use convoy_coordinator::ledger::Origin;
+use convoy_coordinator::machine::Ending;
+use pb::coordinator_message::Kind as Out;
+use support::{Place, SOON, Server, Worker, hello, layout, training};
+
+const END: Position = Position { epoch: 2, step: 0 };
+
+fn at(epoch: u32, step: u32) -> Position {
+    Position { epoch, step }
+}
+
+#[tokio::test]
+async fn a_job_runs_from_the_first_worker_to_a_published_manifest() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    assert_eq!(a.assignment().manifest, "");
+    let roster: Vec<&str> = a.assignment().roster.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(roster, ["a", "b"]);
+
+    a.step(at(0, 1)).await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, at(1, 0), 1.0).await;
+        worker.checkpoint(&place, END, 2.0).await;
+        worker.finish(END, FinishCause::Completed).await;
+    }
+    assert_eq!(a.dismissed().await, u32::from(exit::OK));
+    assert_eq!(b.dismissed().await, u32::from(exit::OK));
+    assert!(a.order().await.is_none(), "the call is over");
+    drop((a, b));
+    let outcome = server.outcome().await;
+    assert_eq!((outcome.kind, outcome.exit_code), (Ending::Completed, exit::OK));
+
+    let Search { found, skipped } = place.checkpoints().newest_good(Lineage(1)).await.unwrap();
+    let (path, manifest) = found.expect("a checkpoint");
+    assert!(skipped.is_empty());
+    assert_eq!(path, "checkpoints/1/000000000006/manifest.json");
+    assert_eq!(manifest.shared.position, END);
+    assert_eq!(manifest.tensors, layout().tensors());
+    assert_eq!(manifest.parts.len(), 2);
+    assert_eq!(outcome.last_checkpoint.unwrap().path, path);
+}
+
+#[tokio::test]
+async fn a_job_goes_on_where_the_last_one_stopped() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    server.client().await.stop(pb::StopRequest { reason: "enough".to_owned() }).await.unwrap();
+    for worker in [&mut a, &mut b] {
+        match worker.order().await {
+            Some(Out::StopAfterStep(stop)) => {
+                assert!(stop.checkpoint);
+                assert_eq!(stop.reason, "enough");
+            }
+            order => panic!("{order:?}"),
+        }
+        worker.checkpoint(&place, at(0, 2), 1.5).await;
+        worker.finish(at(0, 2), FinishCause::Stopped).await;
+    }
+    assert_eq!(a.dismissed().await, u32::from(exit::STOPPED));
+    drop((a, b));
+    assert_eq!(server.outcome().await.exit_code, exit::STOPPED);
+
+    // Another number of workers may go on.
+    let server = Server::start(place.config(&["cluster.workers=1"]), Origin::Newest).await;
+    let (_, manifest) = place.checkpoints().named("2").await.unwrap();
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare(&manifest.state_digest).await;
+    only.begin().await;
+    let assignment = only.assignment();
+    assert_eq!(assignment.position, Some(at(0, 2).into()));
+    assert_eq!(assignment.manifest, "checkpoints/1/000000000002/manifest.json");
+    assert_eq!(assignment.generation.unwrap().term, 2);
+}
+
+#[tokio::test]
+async fn a_named_checkpoint_begins_a_lineage_of_its_own() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (a, b) = training(&server.address, "start").await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, at(0, 2), 1.0).await;
+        worker.checkpoint(&place, END, 2.0).await;
+        worker.finish(END, FinishCause::Completed).await;
+    }
+    drop((a, b));
+    assert_eq!(server.outcome().await.exit_code, exit::OK);
+
+    let origin = Origin::Checkpoint("1/2".to_owned());
+    let server = Server::start(place.config(&["cluster.workers=1"]), origin).await;
+    let (_, manifest) = place.checkpoints().named("1/2").await.unwrap();
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare(&manifest.state_digest).await;
+    only.begin().await;
+    assert_eq!(only.assignment().lineage, 2);
+    assert_eq!(only.assignment().position, Some(at(0, 2).into()));
+    only.checkpoint(&place, END, 3.0).await;
+    only.finish(END, FinishCause::Completed).await;
+    assert_eq!(only.dismissed().await, u32::from(exit::OK));
+    drop(only);
+    let outcome = server.outcome().await;
+    let path = outcome.last_checkpoint.unwrap().path;
+    assert_eq!(path, "checkpoints/2/000000000006/manifest.json");
+    let parent = place.checkpoints().read(&path).await.unwrap().parent.unwrap();
+    assert_eq!(parent.checkpoint, "checkpoints/1/000000000002/manifest.json");
+    assert!(place.checkpoints().named("1/6").await.is_ok(), "nothing of the first is lost");
+}
+
+#[tokio::test]
+async fn a_damaged_newest_checkpoint_is_skipped_and_its_manifest_never_met_again() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (a, b) = training(&server.address, "start").await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, at(0, 2), 1.0).await;
+        worker.checkpoint(&place, END, 2.0).await;
+        worker.finish(END, FinishCause::Completed).await;
+    }
+    drop((a, b));
+    assert_eq!(server.outcome().await.exit_code, exit::OK);
+    let folder = place.path().join("run/checkpoints/1/000000000006");
+    let part = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|it| it.unwrap().path())
+        .find(|it| it.extension().is_some_and(|it| it == "safetensors"))
+        .unwrap();
+    std::fs::remove_file(part).unwrap();
+
+    let server = Server::start(place.config(&["cluster.workers=1"]), Origin::Newest).await;
+    let (_, manifest) = place.checkpoints().named("1/2").await.unwrap();
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare(&manifest.state_digest).await;
+    only.begin().await;
+    assert_eq!(only.assignment().manifest, "checkpoints/1/000000000002/manifest.json");
+    assert_eq!(only.assignment().lineage, 2);
+}
+
+#[tokio::test]
+async fn a_lost_worker_is_named_and_the_others_are_told_to_end() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, b) = training(&server.address, "start").await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, at(0, 1), 1.0).await;
+    }
+    a.complain("").await;
+    lose(b).await;
+    assert_eq!(a.dismissed().await, u32::from(exit::WORKER_LOST));
+    drop(a);
+    let outcome = server.outcome().await;
+    assert_eq!(outcome.exit_code, exit::WORKER_LOST);
+    assert!(outcome.message.starts_with("worker b was lost: its connection"), "{outcome:?}");
+    assert_eq!(outcome.last_checkpoint.unwrap().path, "checkpoints/1/000000000001/manifest.json");
+}
+
+/// A worker whose process ends.
+async fn lose(worker: Worker) {
+    drop(worker);
+}
+
+#[tokio::test]
+async fn workers_that_do_not_fit_are_told_why() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let refused = |hello| async {
+        let mut worker = Worker::call(&server.address, hello).await;
+        match worker.order().await {
+            Some(Out::Refused(it)) => {
+                assert!(worker.order().await.is_none(), "the call is over");
+                (it.reason, it.hint)
+            }
+            order => panic!("{order:?}"),
+        }
+    };
+    let (reason, hint) = refused(pb::Hello { version: "0.0.1".to_owned(), ..hello("a") }).await;
+    assert!(reason.contains("0.0.1") && hint.contains("version"), "{reason}: {hint}");
+
+    let expect_config = "ff".to_owned();
+    let (reason, hint) = refused(pb::Hello { expect_config, ..hello("a") }).await;
+    assert!(reason.contains("ff"), "{reason}");
+    assert!(hint.contains(&place.config(&[]).digest()), "{hint}");
+
+    let _a = Worker::join(&server.address, "a").await;
+    let (reason, _) = refused(hello("a")).await;
+    assert_eq!(reason, "a worker called a is in the job already");
+    let _b = Worker::join(&server.address, "b").await;
+    let (reason, _) = refused(hello("c")).await;
+    assert_eq!(reason, "the job is full: it has its 2 workers");
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_the_protocol_is_over() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    b.say(pb::worker_message::Kind::Hello(hello("b"))).await;
+    assert_eq!(a.dismissed().await, u32::from(exit::WORKER_LOST));
+    assert!(b.order().await.is_none());
+    drop((a, b));
+    let outcome = server.outcome().await;
+    assert!(outcome.message.contains("worker b was lost: it broke the protocol: a second hello"));
+}
+
+#[tokio::test]
+async fn status_tells_who_is_there_and_how_it_goes() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let status = server.client().await.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.phase.as_str(), status.workers_wanted), ("waiting", 2));
+
+    let (a, _b) = training(&server.address, "start").await;
+    a.step(at(0, 1)).await;
+    let asked = async {
+        loop {
+            let reply = server.client().await.status(pb::StatusRequest {}).await.unwrap();
+            if reply.get_ref().last_step.is_some() {
+                break reply.into_inner();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let status = tokio::time::timeout(SOON, asked).await.unwrap();
+    assert_eq!(status.phase, "training");
+    assert_eq!(status.position, Some(at(0, 1).into()));
+    assert_eq!(status.images_per_second, 16.0);
+    assert!(status.eta_seconds > 0.0);
+    let ranks: Vec<(&str, i32)> =
+        status.workers.iter().map(|it| (it.name.as_str(), it.rank)).collect();
+    assert_eq!(ranks, [("a", 0), ("b", 1)]);
+}
+
+#[tokio::test]
+async fn a_stop_before_training_ends_the_job() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let mut a = Worker::join(&server.address, "a").await;
+    server.client().await.stop(pb::StopRequest::default()).await.unwrap();
+    assert_eq!(a.dismissed().await, u32::from(exit::STOPPED));
+    drop(a);
+    assert_eq!(server.outcome().await.exit_code, exit::STOPPED);
+}
