@@ -29,9 +29,8 @@ impl Checkpoints {
     /// Keeps the newest `keep_last` (at least one) checkpoints of the lineage, removes the older
     /// ones, and sweeps what terms below `living` left behind.
     ///
-    /// The newest checkpoint whose parts are all there in full length always stays, as do those
-    /// that another lineage started from. Parts were hashed when they were written; they are not
-    /// read back here, because this runs after every checkpoint, beside the training.
+    /// The newest good checkpoint always stays, as do those that another lineage started from. To
+    /// know the former, the newest kept one is read back and verified before anything older goes.
     ///
     /// # Errors
     /// [`CheckpointError::Superseded`] if `living` is over, and those of the store.
@@ -109,18 +108,13 @@ impl Checkpoints {
         Ok(superfluous)
     }
 
-    async fn read_whole(&self, path: &str) -> Result<(), CheckpointError> {
-        let manifest = self.read(path).await?;
-        self.check_sizes(&manifest, &self.store.list(&manifest.folder()).await?)
-    }
-
     async fn first_good(&self, paths: &[&String]) -> Result<Option<String>, CheckpointError> {
         for path in paths {
-            match self.read_whole(path).await {
+            match self.read_good(path).await {
                 Ok(_) => return Ok(Some((*path).clone())),
                 Err(CheckpointError::Store(error)) => return Err(error.into()),
                 Err(reason) => {
-                    tracing::warn!(checkpoint = %path, %reason, "checkpoint is not whole");
+                    tracing::warn!(checkpoint = %path, %reason, "checkpoint does not verify");
                 }
             }
         }

@@ -13,11 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::TrainError;
+use super::exchange::Statistics;
 use super::head_plan::HeadPlan;
 use crate::data::Microbatch;
 use crate::model::evaluate::Evaluation;
-use crate::model::lane::Head;
-use crate::model::{Dropout, Input, Lane, Net, Place, threads};
+use crate::model::{Dropout, Factors, Input, Lane, Net, Place, threads};
 
 /// No microbatch takes longer; what does is stuck.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -30,13 +30,20 @@ pub(crate) struct Lanes {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What one microbatch's head gives, before its trunk's backward pass begins.
+pub(super) struct HeadResult {
+    pub(super) statistics: Statistics,
+    /// Of each layer; those of layers that are summed are empty.
+    pub(super) factors: [Factors; 3],
+}
+
 enum Work {
     Train(Place, Microbatch),
     Evaluate(Microbatch),
 }
 
 enum Outcome {
-    Head(Head),
+    Head(HeadResult),
     /// Trunk, then the layers that are summed.
     Gradient(Vec<f32>),
     Counts(Evaluation),
@@ -90,7 +97,7 @@ impl Lanes {
         &self,
         count: usize,
         gradients: &mut Gradients,
-    ) -> Result<Vec<Head>, TrainError> {
+    ) -> Result<Vec<HeadResult>, TrainError> {
         let mut heads = BTreeMap::new();
         while heads.len() < count {
             match self.receive()? {
@@ -213,7 +220,13 @@ fn train(
         Ok(halves) => halves,
         Err(error) => return done.send((number, Outcome::Failed(error.into()))).is_ok(),
     };
+    let statistics = Statistics {
+        loss: head.loss_sum,
+        correct: head.correct as u32,
+        samples: microbatch.labels.len() as u32,
+    };
     let dense = plan.take_dense(&mut head.factors);
+    let head = HeadResult { statistics, factors: head.factors };
     if done.send((number, Outcome::Head(head))).is_err() {
         return false;
     }

@@ -13,7 +13,6 @@ use super::lanes::Gradients;
 use super::times::Stopwatch;
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
-use crate::model::lane::Head;
 use crate::model::{Hyper, Place};
 
 /// How a step went.
@@ -55,7 +54,7 @@ impl Trainer {
         let mut gradients =
             Gradients::zero(share.start, self.net.spec().trunk_len() + self.plan.dense_floats());
         let heads = self.lanes.heads(share.len(), &mut gradients)?;
-        let statistics: Vec<Statistics> = heads.iter().map(statistics).collect();
+        let statistics: Vec<Statistics> = heads.iter().map(|head| head.statistics).collect();
         let factors = self.plan.join(heads.into_iter().map(|head| head.factors));
         let wishes = self.control.wishes();
         let block = exchange::encode(wishes, self.uploader.is_free(), &statistics, &factors);
@@ -82,11 +81,6 @@ impl Trainer {
         times.total = watch.total();
         Ok(Stepped::Committed(Committed { total: gathered.total, agreed: gathered.agreed, times }))
     }
-}
-
-fn statistics(head: &Head) -> Statistics {
-    let samples = head.factors.iter().map(|it| it.rows).max().unwrap_or(0) as u32;
-    Statistics { loss: head.loss_sum, correct: head.correct as u32, samples }
 }
 
 fn non_finite(at: Position, loss: f64, lr: f64) -> String {

@@ -24,13 +24,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 /// Images of the training split: not a multiple of the batch, so that an epoch ends short.
-pub const TRAINING_IMAGES: u64 = 22;
+pub(crate) const TRAINING_IMAGES: u64 = 22;
 const VALIDATION_IMAGES: u64 = 7;
 const CLASSES: usize = 3;
 
 /// A run on a tiny drawn data set with a narrow net.
-pub struct Cluster {
-    pub config: RunConfig,
+pub(crate) struct Cluster {
+    pub(crate) config: RunConfig,
     runtime: Runtime,
     source: Arc<InMemory>,
     store: Store,
@@ -39,21 +39,21 @@ pub struct Cluster {
 }
 
 /// What one rank went through.
-pub struct Lived {
-    pub outcome: Result<Ending, TrainError>,
-    pub position: Position,
-    pub digest: String,
-    pub steps: Vec<StepReport>,
-    pub evaluations: Vec<EvaluationReport>,
-    pub parts: Vec<(SharedState, PartEntry)>,
+pub(crate) struct Lived {
+    pub(crate) outcome: Result<Ending, TrainError>,
+    pub(crate) position: Position,
+    pub(crate) digest: String,
+    pub(crate) steps: Vec<StepReport>,
+    pub(crate) evaluations: Vec<EvaluationReport>,
+    pub(crate) parts: Vec<(SharedState, PartEntry)>,
 }
 
 /// What happens to the ranks besides training.
-pub type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
+pub(crate) type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
 
 impl Cluster {
     /// A cluster whose config is that of the tests plus `extra` lines of `key=value`.
-    pub fn new(extra: &[&str]) -> Self {
+    pub(crate) fn new(extra: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let overrides: Vec<String> = extra.iter().map(|&it| it.to_owned()).collect();
         let text = "
@@ -65,10 +65,11 @@ impl Cluster {
             [model]
             narrow = 16
             init = 'kaiming'
-            pixel_scale = 0.02
+            pixel_scale = 0.005
             [train]
             epochs = 4
             batch = 8
+            lr = 0.005
             [numerics]
             microbatch = 2
             [evaluation]
@@ -89,7 +90,7 @@ impl Cluster {
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
-    pub fn run(
+    pub(crate) fn run(
         &mut self,
         lanes: &[u32],
         from: Option<&Manifest>,
@@ -209,7 +210,7 @@ impl Cluster {
     }
 
     /// Makes the checkpoint of which every rank has written its part at global step `step`.
-    pub fn publish(&self, ranks: &[Lived], step: u64) -> Manifest {
+    pub(crate) fn publish(&self, ranks: &[Lived], step: u64) -> Manifest {
         let at = |it: &&(SharedState, PartEntry)| it.0.global_step == step;
         let parts: Vec<_> = ranks
             .iter()
@@ -238,7 +239,7 @@ impl Cluster {
 }
 
 /// Nothing happens.
-pub fn calm(_: u32, _: &Control, _: &Ring) {}
+pub(crate) fn calm(_: u32, _: &Control, _: &Ring) {}
 
 fn at_the_start() -> SharedState {
     SharedState {
