@@ -1,11 +1,13 @@
 //! Checkpoints: the state of training in an object store, verified before it is used.
 //!
-//!     RUN_URL/run.json                                        the run record
-//!     RUN_URL/terms/<n>.json                                  lives of coordinators
-//!     RUN_URL/lineages/<n>.json                               lines of history
-//!     RUN_URL/checkpoints/<lineage>/<global step, 12 digits>/
-//!         part-<term>-<rank>of<world>-<hash>.safetensors      written by each rank
-//!         manifest.json                                       written last, by the coordinator
+//! ```text
+//! RUN_URL/run.json                                        the run record
+//! RUN_URL/terms/<n>.json                                  lives of coordinators
+//! RUN_URL/lineages/<n>.json                               lines of history
+//! RUN_URL/checkpoints/<lineage>/<global step, 12 digits>/
+//!     part-<term>-<rank>of<world>-<hash>.safetensors      written by each rank
+//!     manifest.json                                       written last, by the coordinator
+//! ```
 //!
 //! Workers call [`encode_part`] and [`Checkpoints::upload_part`]; the coordinator assembles a
 //! [`Manifest`] of what they report and publishes it. Terms, lineages and manifests are

@@ -1,6 +1,8 @@
 //! One rank's part of a checkpoint: a safetensors file whose tensors are slices of the state.
 //!
-//!     part-<term>-<rank>of<world>-<16 digits of its hash>.safetensors
+//! ```text
+//! part-<term>-<rank>of<world>-<16 digits of its hash>.safetensors
+//! ```
 //!
 //! The name carries the term, so that a sweep can tell its own from others', and the hash, so that
 //! a second attempt at the same step (a later generation of the same term) never replaces bytes

@@ -1,7 +1,7 @@
 //! The run record: `run.json`, written once when a run is created, create-only.
 //!
 //! It fixes everything that decides the run's bits: resolved config, data set and numerics.
-//! Opening the run again compares what is wanted now with what is recorded; [`changes`] says
+//! Opening the run again compares what is wanted now with what is recorded; [`changes()`] says
 //! which settings may differ.
 
 mod changes;
