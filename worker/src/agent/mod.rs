@@ -14,6 +14,7 @@ mod training;
 use std::sync::Arc;
 use std::time::Duration;
 
+use convoy_common::config::HEARTBEAT_INTERVAL;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::Generation;
@@ -29,8 +30,6 @@ use crate::ring::RingServer;
 use crate::session::{self, Introduction, Order, Orders, Reporter};
 use crate::train::{Cause, Control, Phase, Report};
 
-/// Between two signs of life; a config's liveness timeout must exceed it.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a worker that has ended waits for the coordinator's last word.
 const LAST_WORD: Duration = Duration::from_secs(120);
 /// Reports of the trainer that wait for the agent.
@@ -102,7 +101,7 @@ impl Agent {
         mut outbox: mpsc::Receiver<Report>,
         shutdown: Shutdown,
     ) -> Result<u8, Failure> {
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop_requested = false;
         loop {
