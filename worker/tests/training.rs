@@ -4,7 +4,7 @@
 mod support;
 
 use convoy_common::ids::Position;
-use convoy_worker::train::{Cause, Ending};
+use convoy_worker::train::{Cause, Ending, StepReport};
 use support::{Cluster, Lived, TRAINING_IMAGES, calm};
 
 fn ending(lived: &Lived) -> &Ending {
@@ -139,4 +139,20 @@ fn a_rank_that_leaves_is_named_by_its_neighbour_and_nobody_holds_half_a_step() {
         assert_eq!(error.blame(), Some("worker-1"), "rank {rank}: {error}");
     }
     all_equal(&ranks);
+}
+
+#[test]
+fn on_pictures_that_can_be_told_apart_the_loss_falls_and_the_classes_are_learnt() {
+    let recipe = ["train.epochs=20", "train.lr=0.01", "model.fc_bias=0.0", "model.conv_bias=0.0"];
+    let mut cluster = Cluster::new(&recipe);
+    let ranks = cluster.run(&[1, 1], None, calm);
+    let loss = |steps: &[StepReport]| -> f64 {
+        let samples: u32 = steps.iter().map(|it| it.samples).sum();
+        steps.iter().map(|it| it.loss * f64::from(it.samples)).sum::<f64>() / f64::from(samples)
+    };
+    let steps = &ranks[0].steps;
+    let (first, last) = (loss(&steps[..3]), loss(&steps[steps.len() - 3..]));
+    assert!(last < 0.5 * first, "loss went from {first} to {last}");
+    let found = ranks[0].evaluations.last().unwrap();
+    assert!(found.top1_correct >= 6, "{} of {} right", found.top1_correct, found.samples);
 }
