@@ -5,7 +5,7 @@
 mod support;
 
 use bytes::Bytes;
-use convoy_common::config::{RunConfig, Schedule};
+use convoy_common::config::{Decay, RunConfig};
 use convoy_common::failure::{Explain as _, Failure};
 use convoy_common::run_record::{self, Opening, RecordError};
 use convoy_common::store::Store;
@@ -53,7 +53,7 @@ async fn every_forbidden_change_is_in_the_diff() {
     other.train.batch = 256;
     other.train.lr = 0.02;
     other.numerics.microbatch = 16;
-    other.schedule = Schedule::Constant;
+    other.schedule = Decay::Constant.into();
     other.cluster.workers = 5;
     let mut data = dataset();
     data.digest = "d2".to_owned();
@@ -81,11 +81,36 @@ async fn under_plateau_the_cadence_of_evaluation_is_part_of_the_run() {
     let (_folder, store) = folder();
     let mut config = config();
     config.schedule =
-        Schedule::Plateau { min_delta: 1, patience: 3, divide_by: 10.0, max_drops: 3 };
+        Decay::Plateau { min_delta: 1, patience: 3, divide_by: 10.0, max_drops: 3 }.into();
     open(&store, &config, Opening::Resume).await.unwrap();
     config.evaluation.every_epochs = 2;
     let error = open(&store, &config, Opening::Resume).await.unwrap_err();
     assert!(error.to_string().contains("evaluation.every_epochs: was 1, now 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_curve_that_ends_with_the_run_fixes_where_the_run_ends() {
+    for decay in [Decay::Cosine { end_lr: 0.0 }, Decay::Polynomial { power: 2.0, end_lr: 0.0 }] {
+        let (_folder, store) = folder();
+        let mut config = config();
+        config.schedule = decay.into();
+        open(&store, &config, Opening::Resume).await.unwrap();
+        let mut other = config.clone();
+        other.evaluation.every_epochs = 2;
+        assert!(open(&store, &other, Opening::Resume).await.is_ok());
+        other.train.epochs += 1;
+        other.train.max_steps = Some(9);
+        other.schedule.warmup_epochs = 5;
+        let error = open(&store, &other, Opening::Resume).await.unwrap_err().to_string();
+        for line in [
+            "train.epochs: was 90, now 91",
+            "train.max_steps: was unset, now 9",
+            "schedule.warmup_epochs: was 0, now 5",
+        ] {
+            assert!(error.contains(line), "{line} is not in\n{error}");
+        }
+        assert!(!error.contains("evaluation"), "{error}");
+    }
 }
 
 #[tokio::test]

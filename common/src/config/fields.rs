@@ -149,7 +149,18 @@ pub(super) const FIELDS: &[Field] = &[
         "0.0005",
         "L2 penalty on weights and biases (paper, 5)",
     ),
-    field("schedule.kind", Kind::Word, r#""plateau""#, "constant, steps, or plateau (paper, 5)"),
+    without_default(
+        "train.lr_base_batch",
+        Kind::Integer,
+        "256",
+        "scales the rate: lr * batch / lr_base_batch (Goyal et al. 2017, 2.1)",
+    ),
+    field(
+        "schedule.kind",
+        Kind::Word,
+        r#""plateau""#,
+        "constant, steps, plateau (paper, 5), polynomial or cosine",
+    ),
     without_default(
         "schedule.drops",
         Kind::Drops,
@@ -170,6 +181,16 @@ pub(super) const FIELDS: &[Field] = &[
         "3",
         "the run ends when one more would be due (paper, 5)",
     ),
+    field("schedule.power", Kind::Number, "2.0", "of the part of the run that is left; 1: a line"),
+    field("schedule.end_lr", Kind::Number, "0.0", "rate at the end of the run"),
+    field(
+        "schedule.warmup_epochs",
+        Kind::Integer,
+        "0",
+        "epochs in which the rate grows to its full size (Goyal et al. 2017, 2.2)",
+    ),
+    field("schedule.warmup_steps", Kind::Integer, "0", "the same in steps; not both"),
+    field("schedule.warmup_from", Kind::Number, "0.1", "part of the rate that the first step has"),
     field("numerics.microbatch", Kind::Integer, "32", "samples of one unit of work"),
     field("numerics.threads_per_lane", Kind::Integer, "1", "intra-op threads of one lane"),
     field(

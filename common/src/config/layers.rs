@@ -18,13 +18,17 @@ pub(super) fn defaults() -> Entries {
 /// Puts `upper` on `lower`.
 ///
 /// Another kind of schedule takes the lower layers' schedule away: its fields belong to it alone.
+/// Warm-up belongs to none.
 pub(super) fn merge(lower: &mut Entries, upper: Entries) {
     const KIND: &str = "schedule.kind";
+    const WARMUP: &str = "schedule.warmup_";
     if upper
         .get(KIND)
         .is_some_and(|kind| lower.get(KIND).is_none_or(|below| below.value != kind.value))
     {
-        lower.retain(|key, raw| !key.starts_with("schedule.") || raw.origin == Origin::Default);
+        let of_the_kind = |key: &str| key.starts_with("schedule.") && !key.starts_with(WARMUP);
+        lower.retain(|key, _| !of_the_kind(key));
+        lower.extend(defaults().into_iter().filter(|(key, _)| of_the_kind(key)));
     }
     lower.extend(upper);
 }

@@ -63,7 +63,11 @@ fn toml_of(config: &RunConfig, origin: impl Fn(&Field) -> Option<String>) -> Str
                 let value = document.get(section)?.get(field.name()).filter(|it| !it.is_null())?;
                 let assignment = format!("{} = {}", field.name(), toml_value(field.kind, value));
                 let from = origin(field).map(|it| format!(" ({it})")).unwrap_or_default();
-                Some((assignment, format!("{}{from}", field.meaning)))
+                let outcome = match field.key {
+                    "train.lr_base_batch" => format!("; here {}", config.train.peak_rate()),
+                    _ => String::new(),
+                };
+                Some((assignment, format!("{}{outcome}{from}", field.meaning)))
             })
             .collect();
         let width = rows.iter().map(|(assignment, _)| assignment.len()).max().unwrap_or(0).min(40);

@@ -52,12 +52,13 @@ fn the_default_is_the_papers_recipe() {
             batch: 128,
             lr: 0.01,
             momentum: 0.9,
-            weight_decay: 0.0005
+            weight_decay: 0.0005,
+            lr_base_batch: None
         }
     );
     assert_eq!(
         config.schedule,
-        Schedule::Plateau { min_delta: 1, patience: 3, divide_by: 10.0, max_drops: 3 }
+        Decay::Plateau { min_delta: 1, patience: 3, divide_by: 10.0, max_drops: 3 }.into()
     );
     assert_eq!((config.model.groups, config.model.dropout), (2, 0.5));
     assert_eq!((config.model.init, config.model.conv_bias), (Init::Gaussian, 1.0));
@@ -110,7 +111,7 @@ fn overrides_need_no_quotes_for_the_shell() {
     assert_eq!(config.model.init, Init::Kaiming);
     assert_eq!(
         config.schedule,
-        Schedule::Steps { drops: vec![RateDrop { epoch: 2, factor: 0.5 }] }
+        Decay::Steps { drops: vec![RateDrop { epoch: 2, factor: 0.5 }] }.into()
     );
     assert_eq!((config.train.max_steps, config.train.lr), (Some(5), 1.0));
 }
@@ -118,11 +119,56 @@ fn overrides_need_no_quotes_for_the_shell() {
 #[test]
 fn another_kind_of_schedule_on_top_takes_the_files_schedule_away() {
     let text = format!("{SMALLEST}[schedule]\nkind = \"plateau\"\npatience = 9\n");
-    assert_eq!(resolve(&text, &["schedule.kind=constant"]).unwrap().schedule, Schedule::Constant);
+    let schedule = resolve(&text, &["schedule.kind=constant"]).unwrap().schedule;
+    assert_eq!(schedule, Decay::Constant.into());
     assert_eq!(
         problems(&text, &["schedule.kind=constant", "schedule.patience=2"]),
         ["--set schedule.patience: has no meaning with kind = \"constant\""]
     );
+}
+
+#[test]
+fn another_kind_of_schedule_on_top_keeps_the_files_warm_up() {
+    let text =
+        format!("{SMALLEST}[schedule]\nkind = \"cosine\"\nend_lr = 0.001\nwarmup_epochs = 4\n");
+    let schedule = resolve(&text, &["schedule.kind=polynomial"]).unwrap().schedule;
+    assert_eq!(schedule.decay, Decay::Polynomial { power: 2.0, end_lr: 0.0 });
+    assert_eq!((schedule.warmup_epochs, schedule.warmup_from), (4, 0.1));
+}
+
+#[test]
+fn all_problems_of_a_learning_rate_are_told_at_once() {
+    let text = format!(
+        "{SMALLEST}[train]\nepochs = 3\nbatch = 1024\nlr = 0.1\nlr_base_batch = 256\n\
+         [schedule]\nkind = \"cosine\"\nend_lr = 0.5\npower = 2\nwarmup_epochs = 4\n\
+         warmup_steps = 9\nwarmup_from = 1.5\n"
+    );
+    assert_eq!(
+        problems(&text, &[]),
+        [
+            "line 12 schedule.end_lr: must be at most the initial rate, 0.4, is 0.5",
+            "line 13 schedule.power: has no meaning with kind = \"cosine\"",
+            "line 14 schedule.warmup_epochs: must be at most train.epochs, 3, is 4",
+            "line 15 schedule.warmup_steps: is given besides warmup_epochs",
+            "line 16 schedule.warmup_from: must be 0 to 1, is 1.5",
+        ]
+    );
+}
+
+#[test]
+fn a_scaled_rate_is_shown_resolved_and_kept_within_bounds() {
+    let given = ["train.batch=1024", "train.lr=0.1", "train.lr_base_batch=256"];
+    let config = resolve(SMALLEST, &given).unwrap();
+    assert!(config.to_toml().contains("(Goyal et al. 2017, 2.1); here 0.4\n"));
+    let (what, hint) = only(&["train.lr=900", "train.lr_base_batch=64"]);
+    assert!(what.starts_with("train.lr_base_batch: makes a rate of 1800;"), "{what}");
+    assert!(hint.contains("lr * batch / lr_base_batch"), "{hint}");
+}
+
+#[test]
+fn a_warm_up_longer_than_the_run_is_refused() {
+    let (what, _) = only(&["train.max_steps=5", "schedule.warmup_steps=6"]);
+    assert_eq!(what, "schedule.warmup_steps: must be at most train.max_steps, 5, is 6");
 }
 
 #[test]
@@ -340,7 +386,7 @@ fn a_file_that_is_none_is_told() {
 #[test]
 fn the_table_of_fields_and_the_config_name_the_same_fields() {
     let mut in_config = Vec::new();
-    for kind in ["plateau", "steps"] {
+    for kind in ["plateau", "steps", "polynomial"] {
         let drops = "schedule.drops=[{ epoch = 1, factor = 1 }]";
         let more: &[&str] = if kind == "steps" { &[drops] } else { &[] };
         let kind = format!("schedule.kind={kind}");
@@ -394,7 +440,8 @@ prop_compose! {
         max_steps in prop::option::of(1u64..1_000_000_000),
         ring_chunk in 4096u64..=4 << 20,
         ring_timeout in 3001u64..10_000_000,
-        schedule in 0..3,
+        schedule in 0..5,
+        warmup in prop::option::of(0f64..=1.0),
         factors in prop::collection::vec(1e-6f64..10.0, 1..5),
         workers in 1u32..=1024,
         insecure: bool,
@@ -418,12 +465,22 @@ prop_compose! {
         match schedule {
             0 => given.push("schedule.kind=constant".to_owned()),
             1 => given.push(format!("schedule.divide_by={:?}", factors[0] + 1.0)),
+            2 => given.extend(["schedule.kind=cosine".to_owned(), format!("train.lr_base_batch={batch}")]),
+            3 => {
+                given.push("schedule.kind=polynomial".to_owned());
+                given.push(format!("schedule.power={:?}", factors[0]));
+                given.push(format!("schedule.end_lr={:?}", lr / 2.0));
+            }
             _ => {
                 let drop = |(epoch, factor)| format!("{{ epoch = {epoch}, factor = {factor:?} }}");
                 let drops: Vec<String> = factors.iter().enumerate().map(drop).collect();
                 given.push("schedule.kind=steps".to_owned());
                 given.push(format!("schedule.drops=[{}]", drops.join(", ")));
             }
+        }
+        if let Some(from) = warmup {
+            given.push("schedule.warmup_epochs=3".to_owned());
+            given.push(format!("schedule.warmup_from={from:?}"));
         }
         given
     }

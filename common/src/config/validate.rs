@@ -9,8 +9,8 @@ use super::error::{Origin, Problem};
 use super::raw::{Entries, Raw, Value};
 use super::reader::{LARGEST_INTEGER, Reader, as_number};
 use super::run_config::{
-    Checkpoint, Cluster, Data, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics,
-    RateDrop, Reduction, Run, RunConfig, Schedule, Train,
+    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName,
+    Numerics, RateDrop, Reduction, Run, RunConfig, Schedule, Train,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -121,6 +121,9 @@ fn train(reader: &mut Reader<'_>) -> Train {
         momentum: reader
             .number("train.momentum", "at least 0 and less than 1", |it| (0.0..1.0).contains(&it)),
         weight_decay: reader.number("train.weight_decay", "0 to 1", |it| (0.0..=1.0).contains(&it)),
+        lr_base_batch: reader
+            .has("train.lr_base_batch")
+            .then(|| reader.integer("train.lr_base_batch", 1..=MANY)),
     }
 }
 
@@ -128,33 +131,59 @@ fn positive(number: f64) -> bool {
     number > 0.0 && number <= 1000.0
 }
 
-/// Which kind of schedule each of its fields belongs to.
-const SCHEDULE_FIELDS: [(&str, &str); 5] = [
-    ("schedule.drops", "steps"),
-    ("schedule.min_delta", "plateau"),
-    ("schedule.patience", "plateau"),
-    ("schedule.divide_by", "plateau"),
-    ("schedule.max_drops", "plateau"),
+/// Which kinds of schedule each of their fields belongs to.
+const SCHEDULE_FIELDS: [(&str, &[&str]); 7] = [
+    ("schedule.drops", &["steps"]),
+    ("schedule.min_delta", &["plateau"]),
+    ("schedule.patience", &["plateau"]),
+    ("schedule.divide_by", &["plateau"]),
+    ("schedule.max_drops", &["plateau"]),
+    ("schedule.power", &["polynomial"]),
+    ("schedule.end_lr", &["polynomial", "cosine"]),
 ];
 
 fn schedule(reader: &mut Reader<'_>) -> Schedule {
+    let schedule = Schedule {
+        decay: decay(reader),
+        warmup_epochs: reader.integer("schedule.warmup_epochs", 0..=MANY),
+        warmup_steps: reader.integer("schedule.warmup_steps", 0..=MANY * 1000),
+        warmup_from: reader
+            .number("schedule.warmup_from", "0 to 1", |it| (0.0..=1.0).contains(&it)),
+    };
+    if reader.good(&["schedule.warmup_epochs", "schedule.warmup_steps"])
+        && schedule.warmup_epochs > 0
+        && schedule.warmup_steps > 0
+    {
+        let hint = "write warmup_epochs or warmup_steps, not both".to_owned();
+        reader.wrong("schedule.warmup_steps", "is given besides warmup_epochs", hint);
+    }
+    schedule
+}
+
+fn decay(reader: &mut Reader<'_>) -> Decay {
     let kind = reader.word(
         "schedule.kind",
         ("constant", "constant"),
-        &[("steps", "steps"), ("plateau", "plateau")],
+        &[
+            ("steps", "steps"),
+            ("plateau", "plateau"),
+            ("polynomial", "polynomial"),
+            ("cosine", "cosine"),
+        ],
     );
     if !reader.good(&["schedule.kind"]) {
-        return Schedule::Constant;
+        return Decay::Constant;
     }
     for (key, of) in SCHEDULE_FIELDS {
-        if of != kind && reader.has(key) && reader.origin(key) != Origin::Default {
-            let hint = format!("remove it, or write kind = {of:?}");
+        if !of.contains(&kind) && reader.has(key) && reader.origin(key) != Origin::Default {
+            let kinds: Vec<String> = of.iter().map(|it| format!("kind = {it:?}")).collect();
+            let hint = format!("remove it, or write {}", kinds.join(" or "));
             reader.wrong(key, format!("has no meaning with kind = {kind:?}"), hint);
         }
     }
     match kind {
-        "steps" => Schedule::Steps { drops: drops(reader) },
-        "plateau" => Schedule::Plateau {
+        "steps" => Decay::Steps { drops: drops(reader) },
+        "plateau" => Decay::Plateau {
             min_delta: reader.integer("schedule.min_delta", 1..=LARGEST_INTEGER),
             patience: reader.integer("schedule.patience", 1..=MANY),
             divide_by: reader.number("schedule.divide_by", "more than 1 and at most 1000", |it| {
@@ -162,8 +191,19 @@ fn schedule(reader: &mut Reader<'_>) -> Schedule {
             }),
             max_drops: reader.integer("schedule.max_drops", 0..=20),
         },
-        _ => Schedule::Constant,
+        "polynomial" => Decay::Polynomial {
+            power: reader.number("schedule.power", "more than 0 and at most 100", |it| {
+                it > 0.0 && it <= 100.0
+            }),
+            end_lr: end_lr(reader),
+        },
+        "cosine" => Decay::Cosine { end_lr: end_lr(reader) },
+        _ => Decay::Constant,
     }
+}
+
+fn end_lr(reader: &mut Reader<'_>) -> f64 {
+    reader.number("schedule.end_lr", "0 to 1000", |it| (0.0..=1000.0).contains(&it))
 }
 
 fn drops(reader: &mut Reader<'_>) -> Vec<RateDrop> {
@@ -329,12 +369,48 @@ fn between_sections(config: &RunConfig, reader: &mut Reader<'_>) {
         let what = format!("must be at most train.batch, {batch}, is {microbatch}");
         reader.wrong("numerics.microbatch", what, hint);
     }
-    if matches!(config.schedule, Schedule::Plateau { .. })
+    if matches!(config.schedule.decay, Decay::Plateau { .. })
         && reader.good(&["schedule.kind", "evaluation.every_epochs"])
         && config.evaluation.every_epochs == 0
     {
         let hint = "write every_epochs = 1 under [evaluation], or another kind of schedule";
         let what = "must be at least 1 with schedule.kind = \"plateau\", is 0";
         reader.wrong("evaluation.every_epochs", what, hint.to_owned());
+    }
+    rates(config, reader);
+}
+
+/// What the fields of the learning rate must keep among them.
+fn rates(config: &RunConfig, reader: &mut Reader<'_>) {
+    const RATE: [&str; 3] = ["train.lr", "train.batch", "train.lr_base_batch"];
+    let peak = config.train.peak_rate();
+    if reader.good(&RATE) && !positive(peak) {
+        let hint = "the rate is lr * batch / lr_base_batch; write a smaller lr".to_owned();
+        let what = format!("makes a rate of {peak}; it must be more than 0 and at most 1000");
+        reader.wrong("train.lr_base_batch", what, hint);
+    }
+    if let Decay::Polynomial { end_lr, .. } | Decay::Cosine { end_lr } = config.schedule.decay
+        && reader.good(&["schedule.end_lr", "schedule.kind"])
+        && reader.good(&RATE)
+        && end_lr > peak
+    {
+        let hint = "the rate falls from lr to end_lr; write a smaller end_lr".to_owned();
+        let what = format!("must be at most the initial rate, {peak}, is {end_lr}");
+        reader.wrong("schedule.end_lr", what, hint);
+    }
+    let warmup = config.schedule.warmup_epochs;
+    if reader.good(&["schedule.warmup_epochs", "train.epochs"]) && warmup > config.train.epochs {
+        let (epochs, hint) = (config.train.epochs, "the run would end before its full rate");
+        let what = format!("must be at most train.epochs, {epochs}, is {warmup}");
+        reader.wrong("schedule.warmup_epochs", what, hint.to_owned());
+    }
+    let warmup = u64::from(config.schedule.warmup_steps);
+    if let Some(max) = config.train.max_steps
+        && reader.good(&["schedule.warmup_steps", "train.max_steps"])
+        && warmup > max
+    {
+        let hint = "the run would end before its full rate".to_owned();
+        let what = format!("must be at most train.max_steps, {max}, is {warmup}");
+        reader.wrong("schedule.warmup_steps", what, hint);
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::RunRecord;
-use crate::config::{RunConfig, Schedule};
+use crate::config::{Decay, RunConfig, Schedule};
 use crate::dataset::DatasetIdentity;
 
 /// One setting that differs from the run record.
@@ -63,16 +63,17 @@ fn may_change(field: &str, schedule: &Schedule) -> bool {
         "cluster" | "log" | "checkpoint" => true,
         // Where the data lie and how they are read; what they are is in `dataset`.
         "data" => matches!(field, "data.url" | "data.decode_threads" | "data.prefetch"),
-        // How long it goes on, as the schedule has no use for the end.
-        "train" => match schedule {
-            Schedule::Constant | Schedule::Steps { .. } | Schedule::Plateau { .. } => {
-                matches!(field, "train.epochs" | "train.max_steps")
-            }
-        },
+        // How long it goes on, where the schedule has no use for the end.
+        "train" => {
+            !schedule.depends_on_end() && matches!(field, "train.epochs" | "train.max_steps")
+        }
         // Plateau drops the rate by the history of evaluations.
-        "evaluation" => match schedule {
-            Schedule::Constant | Schedule::Steps { .. } => true,
-            Schedule::Plateau { .. } => false,
+        "evaluation" => match schedule.decay {
+            Decay::Constant
+            | Decay::Steps { .. }
+            | Decay::Polynomial { .. }
+            | Decay::Cosine { .. } => true,
+            Decay::Plateau { .. } => false,
         },
         _ => false,
     }

@@ -1,35 +1,42 @@
 //! The learning rate: pure functions of the position and of the evaluation history.
 //!
-//! The rate is a product of two independent parts. A [`Curve`] depends on the position alone
-//! (constant and step list today; warm-up, cosine and polynomial decay are further curves). A
-//! divisor depends on the history that [`ScheduleState`] sums up (the plateau rule today; drops by
-//! hand are one more reason to count a drop). Every rank computes both from what all ranks know
-//! alike, so nobody ships a rate. This module knows no clock, no I/O and no cluster.
+//! The rate is a product of three independent parts. A [`Curve`] depends on the position alone, as
+//! does a [`Warmup`], which works on any curve. A divisor depends on the history that
+//! [`ScheduleState`] sums up (the plateau rule). Every rank computes all of them from what all ranks
+//! know alike, so nobody ships a rate. This module knows no clock, no I/O and no cluster.
 //!
 //! ```text
-//! position ------------------> Curve::rate --+
-//!                                            +--> rate = curve / divide_by^drops
+//! position -----+------------> Curve::rate --+
+//!               '------------> Warmup::part -+--> rate = curve * part / divide_by^drops
 //! errors --> Plateau::observe --> drops -----+
 //! ```
+//!
+//! Steps are counted from the run's start, warm-up included: it delays neither a listed drop nor the
+//! end of a curve.
 //!
 //! The paper (section 5) starts at 0.01 and divides by 10 "when the validation error rate stopped
 //! improving with the current learning rate", three times before the end.
 
 mod curve;
+mod math;
 mod plateau;
+mod warmup;
 
 use serde::{Deserialize, Serialize};
 
 use self::curve::Curve;
 use self::plateau::Plateau;
-use crate::config;
+use self::warmup::Warmup;
+use crate::config::{self, Decay};
 use crate::ids::Position;
 
 /// A run's rule for its learning rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningRate {
     curve: Curve,
+    warmup: Warmup,
     plateau: Option<Plateau>,
+    steps_per_epoch: u32,
 }
 
 /// What the schedule remembers of the run so far; part of every checkpoint.
@@ -67,31 +74,44 @@ pub enum Observation {
 }
 
 impl LearningRate {
-    /// The rule for a run that starts at `initial`.
-    pub fn new(initial: f64, schedule: &config::Schedule) -> Self {
-        let (curve, plateau) = match schedule {
-            config::Schedule::Constant => (Curve::Constant { initial }, None),
-            config::Schedule::Steps { drops } => {
-                (Curve::Steps { initial, drops: drops.clone() }, None)
-            }
-            config::Schedule::Plateau { min_delta, patience, divide_by, max_drops } => (
-                Curve::Constant { initial },
-                Some(Plateau {
+    /// The rule for a run with so many steps in an epoch.
+    ///
+    /// Its highest rate is [`config::Train::peak_rate`]; curves that fall until the end of the run
+    /// take that end from `train.epochs` and `train.max_steps`.
+    pub fn new(train: &config::Train, schedule: &config::Schedule, steps_per_epoch: u32) -> Self {
+        let initial = train.peak_rate();
+        let over = train.total_steps(steps_per_epoch).max(1);
+        let mut plateau = None;
+        let curve = match &schedule.decay {
+            Decay::Constant => Curve::Constant { initial },
+            Decay::Steps { drops } => Curve::Steps { initial, drops: drops.clone() },
+            Decay::Plateau { min_delta, patience, divide_by, max_drops } => {
+                plateau = Some(Plateau {
                     min_delta: *min_delta,
                     patience: *patience,
                     divide_by: *divide_by,
                     max_drops: *max_drops,
-                }),
-            ),
+                });
+                Curve::Constant { initial }
+            }
+            Decay::Polynomial { power, end_lr } => {
+                Curve::Polynomial { initial, end: *end_lr, power: *power, over }
+            }
+            Decay::Cosine { end_lr } => Curve::Cosine { initial, end: *end_lr, over },
         };
-        Self { curve, plateau }
+        let epochs = u64::from(schedule.warmup_epochs) * u64::from(steps_per_epoch);
+        let steps = epochs + u64::from(schedule.warmup_steps);
+        let warmup = Warmup { steps, from: schedule.warmup_from };
+        Self { curve, warmup, plateau, steps_per_epoch }
     }
 
     /// The rate of the step at `at`.
     ///
-    /// Only multiplications and one division in a fixed order, so every machine gets the same bits.
+    /// Only additions, multiplications and divisions in a fixed order, so every machine gets the
+    /// same bits.
     pub fn rate(&self, state: &ScheduleState, at: Position) -> f64 {
-        let rate = self.curve.rate(at);
+        let global_step = at.global_step(self.steps_per_epoch);
+        let rate = self.curve.rate(at, global_step) * self.warmup.part(global_step);
         self.plateau.as_ref().map_or(rate, |plateau| rate / plateau.divisor(state.drops))
     }
 

@@ -1,11 +1,45 @@
 use super::Observation::{Done, Dropped, Improved, Stalled};
 use super::*;
-use crate::config::{RateDrop, Schedule};
+use crate::config::{RateDrop, Schedule, Train};
 
 const START: Position = Position { epoch: 0, step: 0 };
 
+/// Steps of an epoch in these tests.
+const STEPS: u32 = 5;
+
+fn train(lr: f64, epochs: u32) -> Train {
+    Train {
+        epochs,
+        max_steps: None,
+        batch: 8,
+        lr,
+        momentum: 0.9,
+        weight_decay: 0.0,
+        lr_base_batch: None,
+    }
+}
+
+/// Without warm-up, over 8 epochs.
+fn rule(lr: f64, decay: Decay) -> LearningRate {
+    LearningRate::new(&train(lr, 8), &Schedule::from(decay), STEPS)
+}
+
 fn plateau(min_delta: u64, patience: u32, max_drops: u32) -> LearningRate {
-    LearningRate::new(0.01, &Schedule::Plateau { min_delta, patience, divide_by: 10.0, max_drops })
+    rule(0.01, Decay::Plateau { min_delta, patience, divide_by: 10.0, max_drops })
+}
+
+/// The rates of the run's first steps, before any evaluation.
+fn rates(rule: &LearningRate, steps: u32) -> Vec<f64> {
+    let state = ScheduleState::default();
+    let at = |n| Position { epoch: n / STEPS, step: n % STEPS };
+    (0..steps).map(|n| rule.rate(&state, at(n))).collect()
+}
+
+fn assert_close(got: &[f64], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len());
+    for (got, expected) in got.iter().zip(expected) {
+        assert!((got - expected).abs() <= 1e-14 * expected.abs(), "{got} instead of {expected}");
+    }
 }
 
 /// Feeds `history` and checks what each evaluation meant; returns the last state.
@@ -21,7 +55,7 @@ fn check(rule: &LearningRate, history: &[(u64, Observation)]) -> ScheduleState {
 
 #[test]
 fn a_constant_rate_ignores_position_and_history() {
-    let rule = LearningRate::new(0.01, &Schedule::Constant);
+    let rule = rule(0.01, Decay::Constant);
     let state = check(&rule, &[(9, Improved), (9, Stalled { evaluations: 1 }), (8, Improved)]);
     assert_eq!(rule.rate(&state, Position { epoch: 80, step: 7 }), 0.01);
 }
@@ -33,7 +67,7 @@ fn listed_drops_take_effect_at_the_first_step_of_their_epoch() {
         RateDrop { epoch: 3, factor: 0.5 },
         RateDrop { epoch: 7, factor: 2.0 },
     ];
-    let rule = LearningRate::new(1.0, &Schedule::Steps { drops });
+    let rule = rule(1.0, Decay::Steps { drops });
     let state = ScheduleState::default();
     let expected = [1.0, 1.0, 0.5, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5];
     for (epoch, expected) in (0..).zip(expected) {
@@ -134,4 +168,88 @@ fn the_state_survives_its_json_form() {
     let state = ScheduleState { drops: 2, best_errors: Some(7), stalled: 1, done: false };
     let text = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<ScheduleState>(&text).unwrap(), state);
+}
+
+#[test]
+fn a_polynomial_falls_to_its_end_rate_at_the_end_of_the_run() {
+    let power = |power, end_lr| rates(&rule(0.4, Decay::Polynomial { power, end_lr }), 41);
+    let linear = power(1.0, 0.0);
+    assert_close(&linear, &(0..41).map(|t| 0.4 * (1.0 - f64::from(t) / 40.0)).collect::<Vec<_>>());
+    // The values of You et al.: power 2, down to 0.
+    let square = power(2.0, 0.0);
+    assert_close(&[square[0], square[10], square[20], square[30]], &[0.4, 0.225, 0.1, 0.025]);
+    assert_eq!(square[40], 0.0);
+    let root = power(0.5, 0.1);
+    assert_close(&[root[0], root[30], root[40]], &[0.4, 0.1 + 0.3 * 0.5, 0.1]);
+}
+
+#[test]
+fn a_cosine_is_half_way_at_half_the_run_and_at_its_end_rate_at_the_end() {
+    let rates = rates(&rule(0.4, Decay::Cosine { end_lr: 0.1 }), 41);
+    let third = 0.1 + 0.15 * (1.0 + (std::f64::consts::PI / 4.0).cos());
+    assert_close(&[rates[0], rates[10], rates[20], rates[40]], &[0.4, third, 0.25, 0.1]);
+    assert!(rates.windows(2).all(|pair| pair[1] < pair[0]));
+}
+
+#[test]
+fn a_run_that_max_steps_ends_early_has_its_curve_end_there() {
+    let train = Train { max_steps: Some(20), ..train(0.4, 8) };
+    let short = LearningRate::new(&train, &Decay::Cosine { end_lr: 0.0 }.into(), STEPS);
+    assert_close(&rates(&short, 21)[10..11], &[0.2]);
+    assert_eq!(rates(&short, 21)[20], 0.0);
+}
+
+#[test]
+fn a_position_past_the_end_keeps_the_end_rate() {
+    for decay in [Decay::Cosine { end_lr: 0.1 }, Decay::Polynomial { power: 2.0, end_lr: 0.1 }] {
+        let late = Position { epoch: 9, step: 3 };
+        assert_close(&[rule(0.4, decay).rate(&ScheduleState::default(), late)], &[0.1]);
+    }
+}
+
+#[test]
+fn warm_up_grows_by_equal_amounts_up_to_the_whole_rate() {
+    let schedule =
+        Schedule { warmup_steps: 4, warmup_from: 0.2, ..Schedule::from(Decay::Constant) };
+    let warm = LearningRate::new(&train(1.0, 8), &schedule, STEPS);
+    assert_close(&rates(&warm, 7), &[0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn warm_up_multiplies_every_kind_and_leaves_it_alone_afterwards() {
+    let drops = vec![RateDrop { epoch: 1, factor: 0.5 }, RateDrop { epoch: 3, factor: 0.5 }];
+    for decay in [
+        Decay::Constant,
+        Decay::Steps { drops },
+        Decay::Plateau { min_delta: 1, patience: 1, divide_by: 10.0, max_drops: 3 },
+        Decay::Polynomial { power: 2.0, end_lr: 0.01 },
+        Decay::Cosine { end_lr: 0.01 },
+    ] {
+        let schedule =
+            Schedule { warmup_epochs: 2, warmup_from: 0.1, ..Schedule::from(decay.clone()) };
+        let warm = rates(&LearningRate::new(&train(0.4, 8), &schedule, STEPS), 40);
+        let cold = rates(&rule(0.4, decay), 40);
+        for (step, (warm, cold)) in warm.iter().zip(&cold).enumerate() {
+            let part = if step < 10 { 0.1 + 0.9 * step as f64 / 10.0 } else { 1.0 };
+            assert_close(&[*warm], &[cold * part]);
+        }
+    }
+}
+
+#[test]
+fn the_rate_scales_with_the_batch_over_its_base() {
+    let scaled = Train { batch: 1024, lr_base_batch: Some(256), ..train(0.1, 8) };
+    assert_eq!(scaled.peak_rate(), 0.4);
+    let rule = LearningRate::new(&scaled, &Decay::Constant.into(), STEPS);
+    assert_eq!(rates(&rule, 1), [0.4]);
+    assert_eq!(train(0.1, 8).peak_rate(), 0.1);
+}
+
+#[test]
+fn a_drop_of_the_plateau_works_on_a_rate_that_still_warms_up() {
+    let decay = Decay::Plateau { min_delta: 1, patience: 1, divide_by: 10.0, max_drops: 3 };
+    let schedule = Schedule { warmup_epochs: 2, warmup_from: 0.0, ..Schedule::from(decay) };
+    let warm = LearningRate::new(&train(1.0, 8), &schedule, STEPS);
+    let state = ScheduleState { drops: 1, ..ScheduleState::default() };
+    assert_close(&[warm.rate(&state, Position { epoch: 1, step: 0 })], &[0.05]);
 }

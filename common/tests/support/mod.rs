@@ -88,7 +88,10 @@ pub fn config() -> RunConfig {
             "epochs": 90, "max_steps": null, "batch": 128, "lr": 0.01, "momentum": 0.9,
             "weight_decay": 0.0005,
         },
-        "schedule": { "kind": "steps", "drops": [{ "epoch": 30, "factor": 0.1 }] },
+        "schedule": {
+            "kind": "steps", "drops": [{ "epoch": 30, "factor": 0.1 }], "warmup_epochs": 0,
+            "warmup_steps": 0, "warmup_from": 0.1,
+        },
         "numerics": {
             "microbatch": 32, "threads_per_lane": 1, "head_exchange": "auto", "reduction": "fast",
         },

@@ -112,7 +112,7 @@ impl Trainer {
         let lanes = Lanes::start(&net, dropout, &plan, lanes, config.numerics.threads_per_lane)?;
         parts.control.reached(shared.position);
         Ok(Self {
-            rate: LearningRate::new(config.train.lr, &config.schedule),
+            rate: LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch()),
             schedule: shared.schedule,
             position: shared.position,
             samples_seen: shared.samples_seen,
