@@ -4,16 +4,19 @@
 //! update needs no network. A step therefore either happened on this rank as a whole or not at all,
 //! and ranks that stop differ by one step at most.
 
+use std::ops::Range;
+
+use convoy_common::config::{Numerics, Reduction};
 use convoy_common::ids::Position;
 use convoy_common::sampling::Sampler;
 
 use super::boundary::Agreed;
 use super::exchange::{self, Statistics};
-use super::lanes::Gradients;
 use super::times::Stopwatch;
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
 use crate::model::{Hyper, Place};
+use crate::ring::{Order, Pending, Ring, Terms};
 
 /// How a step went.
 pub(super) enum Stepped {
@@ -51,16 +54,17 @@ impl Trainer {
 
         // The heads are on the ring while the trunks' backward passes compute.
         self.control.enter(Phase::Compute);
-        let mut gradients =
-            Gradients::zero(share.start, self.net.spec().trunk_len() + self.plan.dense_floats());
+        let microbatches = self.sampler.microbatches(step);
+        let numbers = self.net.spec().trunk_len() + self.plan.dense_floats();
+        let mut gradients = terms(&self.config.numerics, microbatches, share.clone(), numbers);
         let heads = self.lanes.heads(share.len(), &mut gradients)?;
         let statistics: Vec<Statistics> = heads.iter().map(|head| head.statistics).collect();
         let factors = self.plan.join(heads.into_iter().map(|head| head.factors));
         let wishes = self.control.wishes();
         let block = exchange::encode(wishes, self.uploader.is_free(), &statistics, &factors);
         let gather = self.ring.all_gather(block);
-        let gradient = self.lanes.gradients(share.len(), gradients)?;
-        let reduce = self.ring.all_reduce(gradient);
+        let gradients = self.lanes.gradients(share.len(), gradients)?;
+        let reduce = sum(&self.ring, &self.config.numerics, gradients);
         times.compute = watch.lap();
 
         self.control.enter(Phase::Ring);
@@ -80,6 +84,23 @@ impl Trainer {
         times.update = watch.lap();
         times.total = watch.total();
         Ok(Stepped::Committed(Committed { total: gathered.total, agreed: gathered.agreed, times }))
+    }
+}
+
+/// Where this rank's gradients are collected in the order that the run record wants.
+fn terms(numerics: &Numerics, microbatches: u32, share: Range<u32>, numbers: usize) -> Terms {
+    match numerics.reduction {
+        Reduction::Canonical => {
+            Terms::new(Order { microbatches, block: numerics.block }, share, numbers)
+        }
+        Reduction::Fast => Terms::apart(share, numbers),
+    }
+}
+
+fn sum(ring: &Ring, numerics: &Numerics, terms: Terms) -> Pending<Vec<f32>> {
+    match numerics.reduction {
+        Reduction::Canonical => ring.sum(terms),
+        Reduction::Fast => ring.all_reduce(terms.into_sum(), numerics.wire),
     }
 }
 
