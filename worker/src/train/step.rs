@@ -5,6 +5,7 @@
 //! and ranks that stop differ by one step at most.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use convoy_common::config::{Numerics, Reduction};
 use convoy_common::ids::Position;
@@ -12,6 +13,7 @@ use convoy_common::sampling::Sampler;
 
 use super::boundary::Agreed;
 use super::exchange::{self, Statistics};
+use super::fault::Moment;
 use super::times::Stopwatch;
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
@@ -33,6 +35,8 @@ pub(super) struct Committed {
     pub(super) total: Statistics,
     pub(super) agreed: Agreed,
     pub(super) times: StepTimes,
+    /// By this rank.
+    pub(super) bytes_sent: u64,
 }
 
 impl Trainer {
@@ -43,8 +47,10 @@ impl Trainer {
         let place = Place { epoch, step, batch: self.sampler.batch_size(step) };
         let mut watch = Stopwatch::start();
         let mut times = StepTimes::default();
+        let sent_before = self.ring.bytes_sent();
 
         self.control.enter(Phase::Data);
+        self.meet(Moment::Data)?;
         for _ in share.clone() {
             self.check_abandoned()?;
             let microbatch = self.pipeline.next().ok_or(TrainError::DataEnded)??;
@@ -54,6 +60,7 @@ impl Trainer {
 
         // The heads are on the ring while the trunks' backward passes compute.
         self.control.enter(Phase::Compute);
+        self.meet(Moment::Compute)?;
         let microbatches = self.sampler.microbatches(step);
         let numbers = self.net.spec().trunk_len() + self.plan.dense_floats();
         let mut gradients = terms(&self.config.numerics, microbatches, share.clone(), numbers);
@@ -62,15 +69,19 @@ impl Trainer {
         let factors = self.plan.join(heads.into_iter().map(|head| head.factors));
         let wishes = self.control.wishes();
         let block = exchange::encode(wishes, self.uploader.is_free(), &statistics, &factors);
-        let gather = self.ring.all_gather(block);
+        let (gather, submitted) = (self.ring.all_gather(block), Instant::now());
         let gradients = self.lanes.gradients(share.len(), gradients)?;
         let reduce = sum(&self.ring, &self.config.numerics, gradients);
         times.compute = watch.lap();
 
         self.control.enter(Phase::Ring);
-        let gathered = exchange::decode(&gather.wait()?, &self.plan.gathered())?;
+        self.meet(Moment::Ring)?;
+        let (blocks, gathered_at) = gather.wait_timed()?;
+        times.hidden = watch.last().min(gathered_at).saturating_duration_since(submitted);
+        let gathered = exchange::decode(&blocks, &self.plan.gathered())?;
         let summed = reduce.wait()?;
         times.all_reduce = watch.lap();
+        let bytes_sent = self.ring.bytes_sent() - sent_before;
 
         self.control.enter(Phase::Update);
         let reduced = self.plan.reduced(gathered.factors, summed, self.net.spec().trunk_len());
@@ -78,12 +89,18 @@ impl Trainer {
             let loss = gathered.total.loss / f64::from(place.batch);
             return Ok(Stepped::NonFinite { what: non_finite(self.position, loss, lr) });
         }
+        self.meet(Moment::Update)?;
         let train = &self.config.train;
         let hyper = Hyper { lr, momentum: train.momentum, weight_decay: train.weight_decay };
         self.net.commit(&reduced, hyper, self.lanes.len() as u32)?;
         times.update = watch.lap();
         times.total = watch.total();
-        Ok(Stepped::Committed(Committed { total: gathered.total, agreed: gathered.agreed, times }))
+        Ok(Stepped::Committed(Committed {
+            total: gathered.total,
+            agreed: gathered.agreed,
+            times,
+            bytes_sent,
+        }))
     }
 }
 
