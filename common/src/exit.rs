@@ -14,6 +14,8 @@ pub const UNAVAILABLE: u8 = 69;
 pub const NON_FINITE: u8 = 70;
 /// A worker was lost and the job ended at its last checkpoint.
 pub const WORKER_LOST: u8 = 71;
+/// Workers held different states; the job ended at the last checkpoint on which they agreed.
+pub const DIVERGED: u8 = 72;
 /// Stopped by a signal or by `convoy stop`, after a checkpoint.
 pub const STOPPED: u8 = 75;
 /// A second signal: stopped at once, without a checkpoint.

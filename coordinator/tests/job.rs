@@ -251,3 +251,68 @@ async fn a_stop_before_training_ends_the_job() {
     drop(a);
     assert_eq!(server.outcome().await.exit_code, exit::STOPPED);
 }
+
+#[tokio::test]
+async fn workers_that_hold_different_states_end_the_job_at_the_last_agreed_checkpoint() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, at(0, 2), 1.0).await;
+    }
+    a.checkpoint(&place, at(1, 0), 2.0).await;
+    b.checkpoint(&place, at(1, 0), 3.0).await;
+    assert_eq!(a.dismissed().await, u32::from(exit::DIVERGED));
+    assert_eq!(b.dismissed().await, u32::from(exit::DIVERGED));
+    drop((a, b));
+    let outcome = server.outcome().await;
+    assert_eq!(outcome.exit_code, exit::DIVERGED);
+    let Search { found, .. } = place.checkpoints().newest_good(Lineage(1)).await.unwrap();
+    assert_eq!(found.expect("the agreed one").1.shared.position, at(0, 2));
+    assert!(place.checkpoints().named("3").await.is_err(), "the other one does not exist");
+}
+
+#[tokio::test]
+async fn parts_that_are_not_the_state_that_their_workers_held_make_no_checkpoint() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&["cluster.workers=1"]), Origin::Newest).await;
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare("start").await;
+    only.begin().await;
+    only.checkpoint_as(&place, END, 1.0, "of another state".to_owned()).await;
+    only.finish(END, FinishCause::Completed).await;
+    assert_eq!(only.dismissed().await, u32::from(exit::UNAVAILABLE));
+    drop(only);
+    let message = server.outcome().await.message;
+    assert!(message.contains("the workers one of of another state"), "{message}");
+}
+
+#[tokio::test]
+async fn a_worker_of_another_kind_is_refused_now_and_when_the_run_goes_on() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (a, b) = training(&server.address, "start").await;
+    for worker in [&a, &b] {
+        worker.checkpoint(&place, END, 2.0).await;
+        worker.finish(END, FinishCause::Completed).await;
+    }
+    drop((a, b));
+    assert_eq!(server.outcome().await.exit_code, exit::OK);
+
+    for (allowed, refused) in [("false", true), ("true", false)] {
+        let allow = format!("cluster.allow_mixed_numerics={allowed}");
+        let config = place.config(&["cluster.workers=1", &allow]);
+        let server = Server::start(config, Origin::Newest).await;
+        let mut odd = Worker::call(&server.address, hello("odd")).await;
+        assert!(matches!(odd.order().await, Some(Out::Welcome(_))));
+        odd.compute("f1").await;
+        match odd.order().await {
+            Some(Out::Refused(it)) if refused => {
+                assert!(it.reason.contains("f1") && it.reason.contains("f0"), "{}", it.reason);
+                assert!(it.hint.contains("allow_mixed_numerics"), "{}", it.hint);
+            }
+            Some(Out::Assignment(_)) if !refused => {}
+            order => panic!("{order:?}"),
+        }
+    }
+}

@@ -71,6 +71,8 @@ pub struct Introduction {
     pub device: String,
     /// Microbatches that compute at once.
     pub lanes: u32,
+    /// Cores that this process may use; 0: not known.
+    pub cores: u32,
     /// Digest of the config that this worker expects, if it was told one.
     pub expect_config: Option<String>,
 }
@@ -304,6 +306,20 @@ impl Reporter {
     }
 }
 
+/// What this worker computes under the run's numerics; the coordinator compares it.
+#[derive(Clone, Debug)]
+pub struct Computed {
+    /// As [`crate::model::fingerprint`] gives it.
+    pub fingerprint: String,
+}
+
+impl From<Computed> for pb::WorkerMessage {
+    fn from(it: Computed) -> Self {
+        let numerics = pb::Numerics { fingerprint: it.fingerprint };
+        Self { kind: Some(pb::worker_message::Kind::Numerics(numerics)) }
+    }
+}
+
 impl From<Introduction> for pb::WorkerMessage {
     fn from(who: Introduction) -> Self {
         let hello = pb::Hello {
@@ -315,6 +331,7 @@ impl From<Introduction> for pb::WorkerMessage {
             lanes: who.lanes,
             pid: std::process::id(),
             expect_config: who.expect_config.unwrap_or_default(),
+            cores: who.cores,
         };
         Self { kind: Some(pb::worker_message::Kind::Hello(hello)) }
     }

@@ -199,7 +199,24 @@ pub(super) const FIELDS: &[Field] = &[
         r#""auto""#,
         "fc gradients travel as factors, gradients, or what is fewer bytes",
     ),
-    field("numerics.reduction", Kind::Word, r#""fast""#, "order in which gradients are summed"),
+    field(
+        "numerics.reduction",
+        Kind::Word,
+        r#""canonical""#,
+        "canonical: the same bits on any number of workers; fast: fewer hops",
+    ),
+    field(
+        "numerics.block",
+        Kind::Integer,
+        "1",
+        "microbatches that canonical sums before it adds them to the rest",
+    ),
+    field(
+        "numerics.wire",
+        Kind::Word,
+        r#""fp32""#,
+        "fp32, or bf16 with fast: summed gradients on the ring",
+    ),
     field("evaluation.every_epochs", Kind::Integer, "1", "epochs between evaluations; 0: never"),
     field(
         "checkpoint.every_steps",
@@ -252,6 +269,12 @@ pub(super) const FIELDS: &[Field] = &[
         "how long a step waits for a neighbour; more than liveness_timeout",
     ),
     field("cluster.ring_chunk", Kind::Size, r#""256KiB""#, "one message on the ring, 4KiB to 4MiB"),
+    field(
+        "cluster.allow_mixed_numerics",
+        Kind::Flag,
+        "false",
+        "let in workers that compute other bits than the run's first one",
+    ),
     field("log.every_steps", Kind::Integer, "10", "steps between progress lines"),
     field(
         "log.folder",

@@ -223,6 +223,17 @@ pub struct Numerics {
     pub head_exchange: HeadExchange,
     /// How the trunk's gradients are summed.
     pub reduction: Reduction,
+    /// Microbatches of one block of the canonical sum.
+    #[serde(default = "one")]
+    pub block: u32,
+    /// How summed gradients are written on the ring.
+    #[serde(default)]
+    pub wire: Wire,
+}
+
+/// What a run record from before there were blocks means.
+fn one() -> u32 {
+    1
 }
 
 /// How the gradient of a fully connected layer reaches every rank.
@@ -243,6 +254,19 @@ pub enum HeadExchange {
 pub enum Reduction {
     /// Reduce-scatter, then all-gather: the order depends on the number of workers.
     Fast,
+    /// In the order of microbatches, whoever computed them: the same bits on any number of workers.
+    Canonical,
+}
+
+/// How summed gradients are written on the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wire {
+    /// As they are.
+    #[default]
+    Fp32,
+    /// Rounded to the nearest bfloat16, every partial sum anew.
+    Bf16,
 }
 
 /// `[evaluation]`
@@ -289,6 +313,9 @@ pub struct Cluster {
     pub ring_timeout: Duration,
     /// Bytes of one chunk on the ring.
     pub ring_chunk: u64,
+    /// Let workers in that compute other bits than the run's first one.
+    #[serde(default)]
+    pub allow_mixed_numerics: bool,
 }
 
 /// `[log]`

@@ -297,6 +297,19 @@ fn impossible_values_are_refused() {
 }
 
 #[test]
+fn rounding_on_the_ring_needs_the_fast_sum_and_blocks_the_canonical_one() {
+    let (what, hint) = only(&["numerics.wire=bf16"]);
+    assert_eq!(what, "numerics.wire: can be \"bf16\" only with numerics.reduction = \"fast\"");
+    assert!(hint.contains("reduction = \"fast\""), "{hint}");
+    let (what, _) = only(&["numerics.reduction=fast", "numerics.block=2"]);
+    assert_eq!(what, "numerics.block: has no meaning with numerics.reduction = \"fast\"");
+    let fast = resolve(SMALLEST, &["numerics.reduction=fast", "numerics.wire=bf16"]).unwrap();
+    assert_eq!((fast.numerics.reduction, fast.numerics.wire), (Reduction::Fast, Wire::Bf16));
+    let usual = resolve(SMALLEST, &[]).unwrap().numerics;
+    assert_eq!((usual.reduction, usual.block, usual.wire), (Reduction::Canonical, 1, Wire::Fp32));
+}
+
+#[test]
 fn a_bind_beyond_loopback_needs_insecure() {
     let (what, hint) = only(&["cluster.bind=0.0.0.0:7171"]);
     assert!(what.starts_with("cluster.bind: \"0.0.0.0:7171\" can be reached"), "{what}");

@@ -9,8 +9,7 @@ use super::error::{Origin, Problem};
 use super::raw::{Entries, Raw, Value};
 use super::reader::{LARGEST_INTEGER, Reader, as_number};
 use super::run_config::{
-    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName,
-    Numerics, RateDrop, Reduction, Run, RunConfig, Schedule, Train,
+    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics, RateDrop, Reduction, Run, RunConfig, Schedule, Train, Wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -280,7 +279,13 @@ fn numerics(reader: &mut Reader<'_>) -> Numerics {
             ("auto", HeadExchange::Auto),
             &[("factors", HeadExchange::Factors), ("gradients", HeadExchange::Gradients)],
         ),
-        reduction: reader.word("numerics.reduction", ("fast", Reduction::Fast), &[]),
+        reduction: reader.word(
+            "numerics.reduction",
+            ("canonical", Reduction::Canonical),
+            &[("fast", Reduction::Fast)],
+        ),
+        block: reader.integer("numerics.block", 1..=MANY),
+        wire: reader.word("numerics.wire", ("fp32", Wire::Fp32), &[("bf16", Wire::Bf16)]),
     }
 }
 
@@ -302,6 +307,7 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         liveness_timeout: reader.duration("cluster.liveness_timeout", MILLISECOND..=HOUR),
         ring_timeout: reader.duration("cluster.ring_timeout", MILLISECOND..=24 * HOUR),
         ring_chunk: reader.size("cluster.ring_chunk", 4096..=4 << 20),
+        allow_mixed_numerics: reader.flag("cluster.allow_mixed_numerics"),
     };
     if reader.good(&["cluster.bind"]) {
         match address::bind(&cluster.bind) {
@@ -362,7 +368,26 @@ fn log(reader: &mut Reader<'_>) -> Log {
     log
 }
 
+/// The canonical sum is exact; rounding it on the way would make it depend on the ring again.
+fn sums(config: &RunConfig, reader: &mut Reader<'_>) {
+    let numerics = &config.numerics;
+    if !reader.good(&["numerics.reduction", "numerics.wire", "numerics.block"]) {
+        return;
+    }
+    if numerics.wire == Wire::Bf16 && numerics.reduction != Reduction::Fast {
+        let hint = "write reduction = \"fast\" under [numerics], or wire = \"fp32\"";
+        let what = "can be \"bf16\" only with numerics.reduction = \"fast\"";
+        reader.wrong("numerics.wire", what, hint.to_owned());
+    }
+    if numerics.block != 1 && numerics.reduction != Reduction::Canonical {
+        let hint = "remove it, or write reduction = \"canonical\" under [numerics]";
+        let what = "has no meaning with numerics.reduction = \"fast\"";
+        reader.wrong("numerics.block", what, hint.to_owned());
+    }
+}
+
 fn between_sections(config: &RunConfig, reader: &mut Reader<'_>) {
+    sums(config, reader);
     let (microbatch, batch) = (config.numerics.microbatch, config.train.batch);
     if reader.good(&["numerics.microbatch", "train.batch"]) && microbatch > batch {
         let hint = format!("a batch is made of microbatches; write microbatch = {batch} or less");

@@ -5,11 +5,13 @@
 //! which settings may differ.
 
 mod changes;
+mod fingerprint;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use changes::{Change, changes};
+pub use fingerprint::{fingerprint, record_fingerprint};
 
 use crate::config::RunConfig;
 use crate::dataset::DatasetIdentity;

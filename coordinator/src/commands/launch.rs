@@ -33,6 +33,7 @@ Exit codes (the coordinator's):
    69  the store or a peer could not be reached
    70  a loss or gradient was not finite
    71  a worker was lost; the last checkpoint is intact
+   72  workers held different states; the last checkpoint they agreed on is intact
    75  stopped by a signal, after a checkpoint
   130  ended at once by a second signal, or not ended within --grace")]
 pub(crate) struct Args {

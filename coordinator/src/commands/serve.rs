@@ -36,7 +36,8 @@ Examples:
   convoy-worker join --coordinator http://10.0.0.1:7070   (on each worker's machine)
 
 Exit codes: 0 complete, 64 bad input, 69 store out of reach or too few workers, 70 a loss or
-gradient was not finite, 71 a worker was lost, 75 stopped after a checkpoint, 130 interrupted.")]
+gradient was not finite, 71 a worker was lost, 72 workers held different states, 75 stopped after a
+checkpoint, 130 interrupted.")]
 pub(crate) struct Args {
     /// The config, a TOML file
     config: PathBuf,

@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) enum Entry {
     Publish(Box<Publication>),
     Prune,
+    Fingerprint(String),
 }
 
 /// Starts the task; it ends when nobody can make an entry any more.
@@ -37,6 +38,7 @@ pub(super) fn start(
                     let _ = engine.send(Input::Event(event)).await;
                 }
                 Entry::Prune => prune(&mut ledger).await,
+                Entry::Fingerprint(it) => record(&mut ledger, &it).await,
             }
         }
     });
@@ -58,6 +60,18 @@ async fn publish(ledger: &mut impl Ledger, publication: Publication) -> Event {
             let error = format!("the store did not take the manifest within {seconds} s");
             Event::ManifestFailed { position, error }
         }
+    }
+}
+
+/// A run without its fingerprint goes on; it is only less watched.
+async fn record(ledger: &mut impl Ledger, fingerprint: &str) {
+    match timeout(PATIENCE, ledger.record_fingerprint(fingerprint)).await {
+        Ok(Ok(())) => tracing::info!(fingerprint, "numerics of the run recorded"),
+        Ok(Err(error)) => tracing::warn!(%error, "cannot record the numerics of the run"),
+        Err(_) => tracing::warn!(
+            seconds = PATIENCE.as_secs(),
+            "recording the numerics of the run took too long"
+        ),
     }
 }
 

@@ -26,6 +26,15 @@ pub(super) fn tell(note: &Note) {
         Note::LeftEarly { name, why, have, need } => {
             warn!(worker = name, why, have, need, "worker left before training");
         }
+        Note::Fingerprint { name, fingerprint, of_run: None } => {
+            info!(worker = name, fingerprint, "numerics as the run's");
+        }
+        Note::Fingerprint { name, fingerprint, of_run } => {
+            warn!(
+                worker = name,
+                fingerprint, of_run, "worker computes other bits; let in all the same"
+            );
+        }
         Note::Formed { generation, roster, position, manifest } => {
             let seats = roster.iter().enumerate();
             let roster: Vec<String> =
@@ -77,6 +86,12 @@ pub(super) fn tell(note: &Note) {
             why = %why,
             "checkpoint abandoned; training goes on"
         ),
+        Note::Diverged { position, account } => error!(
+            epoch = position.epoch,
+            step = position.step,
+            account,
+            "workers hold different states"
+        ),
         Note::StopAccepted { reason } => info!(reason, "stopping"),
         Note::Finished { name, position, cause } => info!(
             worker = name,
@@ -112,6 +127,8 @@ fn tell_progress(it: &Progress) {
         data_ms = milliseconds(it.times.data_wait),
         compute_ms = milliseconds(it.times.compute),
         all_reduce_ms = milliseconds(it.times.all_reduce),
+        hidden_ms = milliseconds(it.times.hidden),
+        sent_mb = rounded(it.bytes_sent as f64 / 1e6, 3),
         update_ms = milliseconds(it.times.update),
         step_ms = milliseconds(it.times.total),
         eta_s = it.eta.map(|it| it.as_secs()),

@@ -185,6 +185,11 @@ impl Engine {
                 let _ = self.entries.try_send(Entry::Prune);
                 None
             }
+            Effect::RecordFingerprint(fingerprint) => {
+                // The next first worker of the run records it otherwise.
+                let _ = self.entries.try_send(Entry::Fingerprint(fingerprint));
+                None
+            }
             Effect::Log(note) => {
                 log::tell(&note);
                 None

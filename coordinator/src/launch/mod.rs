@@ -378,6 +378,7 @@ fn meaning(code: u8) -> &'static str {
         exit::UNAVAILABLE => "something could not be reached",
         exit::NON_FINITE => "non-finite loss or gradient",
         exit::WORKER_LOST => "worker lost",
+        exit::DIVERGED => "workers held different states",
         exit::STOPPED => "stopped after a checkpoint",
         exit::INTERRUPTED => "interrupted",
         _ => "failure",

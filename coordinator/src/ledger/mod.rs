@@ -14,7 +14,7 @@ use convoy_common::checkpoint::{
 };
 use convoy_common::config::Model;
 use convoy_common::ids::{Lineage, Term};
-use convoy_common::run_record::RunRecord;
+use convoy_common::run_record::{self, RecordError, RunRecord};
 
 pub use opening::{OpenError, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
@@ -31,6 +31,12 @@ pub trait Ledger: Send + 'static {
 
     /// Removes checkpoints beyond those to be kept.
     fn prune(&mut self) -> impl Future<Output = Result<Pruned, LedgerError>> + Send;
+
+    /// Keeps what the run's first worker computed, unless something is kept already.
+    fn record_fingerprint(
+        &mut self,
+        fingerprint: &str,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
 
 /// An entry could not be made.
@@ -45,6 +51,17 @@ pub enum LedgerError {
     /// The parts do not say what the state consists of.
     #[error(transparent)]
     Tensors(#[from] TensorsError),
+    /// The parts hold another state than the workers did.
+    #[error("the parts hold a state of digest {parts}, the workers one of {workers}")]
+    State {
+        /// Of what the parts make up.
+        parts: String,
+        /// As every worker computed it.
+        workers: String,
+    },
+    /// The record of the run's numerics.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// The error with its causes, on one line.
@@ -77,7 +94,7 @@ pub struct StoreLedger {
 
 impl Ledger for StoreLedger {
     async fn publish(&mut self, publication: Publication) -> Result<Kept, LedgerError> {
-        let Publication { shared, parts, .. } = publication;
+        let Publication { shared, parts, state_digest, .. } = publication;
         let tensors = match &self.tensors {
             Some(tensors) => tensors.clone(),
             None => {
@@ -100,11 +117,19 @@ impl Ledger for StoreLedger {
             tensors,
         };
         let manifest = Manifest::assemble(header, parts)?;
+        if manifest.state_digest != state_digest {
+            let (parts, workers) = (manifest.state_digest, state_digest);
+            return Err(LedgerError::State { parts, workers });
+        }
         self.checkpoints.publish(&manifest).await?;
         Ok(Kept { position, path: manifest.path(), bytes: manifest.bytes, took: None })
     }
 
     async fn prune(&mut self) -> Result<Pruned, LedgerError> {
         Ok(self.checkpoints.prune(self.lineage, self.keep_last, self.term).await?)
+    }
+
+    async fn record_fingerprint(&mut self, fingerprint: &str) -> Result<(), LedgerError> {
+        Ok(run_record::record_fingerprint(self.checkpoints.store(), fingerprint).await?)
     }
 }

@@ -205,7 +205,8 @@ impl Run {
         );
         let record_digest = self.record.digest();
         let run_id = self.record.run_id.clone();
-        let plan = self.plan(term, &lineage, start);
+        let fingerprint = run_record::fingerprint(self.checkpoints.store()).await?;
+        let plan = self.plan(term, &lineage, start, fingerprint);
         let ledger = StoreLedger {
             checkpoints: self.checkpoints,
             record: self.record,
@@ -258,7 +259,13 @@ impl Run {
         Ok(lineage)
     }
 
-    fn plan(&self, term: Term, lineage: &LineageRecord, start: Start) -> Plan {
+    fn plan(
+        &self,
+        term: Term,
+        lineage: &LineageRecord,
+        start: Start,
+        fingerprint: Option<String>,
+    ) -> Plan {
         let config = &self.config;
         let images = &self.record.dataset;
         let sampler = Sampler::new(
@@ -277,6 +284,9 @@ impl Run {
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: config.digest(),
+            threads_per_lane: config.numerics.threads_per_lane,
+            fingerprint,
+            allow_mixed_numerics: cluster.allow_mixed_numerics,
             epochs: config.train.epochs,
             max_steps: config.train.max_steps,
             steps_per_epoch: sampler.steps_per_epoch(),

@@ -46,6 +46,20 @@ pub enum Refusal {
     },
     /// The job is about to end.
     Ending,
+    /// It has fewer cores than the run's numerics use in one lane.
+    Cores {
+        /// The worker's.
+        cores: u32,
+        /// Threads of one lane.
+        threads: u32,
+    },
+    /// It computes other bits than the run.
+    Numerics {
+        /// The worker's fingerprint.
+        theirs: String,
+        /// The run's.
+        ours: String,
+    },
 }
 
 impl Refusal {
@@ -70,6 +84,15 @@ impl Refusal {
                 "set cluster.workers higher and start the job again to have more".to_owned()
             }
             Self::Ending => "join again when the job has been started again".to_owned(),
+            Self::Cores { .. } => {
+                "join from a machine with more cores; the number of threads decides bits, so it \
+                 is the run's and not the machine's"
+                    .to_owned()
+            }
+            Self::Numerics { .. } => "use the same kind of processor and the same libtorch as the \
+                 run's first worker, or give up equal bits with \
+                 cluster.allow_mixed_numerics = true"
+                .to_owned(),
         }
     }
 }
@@ -92,6 +115,16 @@ impl fmt::Display for Refusal {
             Self::Full { workers: 1 } => write!(f, "the job is full: it has its 1 worker"),
             Self::Full { workers } => write!(f, "the job is full: it has its {workers} workers"),
             Self::Ending => write!(f, "the job is ending"),
+            Self::Cores { cores, threads } => write!(
+                f,
+                "the run's kernels use {threads} threads (numerics.threads_per_lane), and the \
+                 worker has cores for {cores}"
+            ),
+            Self::Numerics { theirs, ours } => write!(
+                f,
+                "the worker computes other bits than the run: its numerics fingerprint is \
+                 {theirs}, the run's is {ours}"
+            ),
         }
     }
 }
@@ -128,6 +161,11 @@ pub(super) fn decide(
     if !is_address(&hello.ring_address) {
         return Err(Refusal::RingAddress(hello.ring_address.chars().take(NAME_LENGTH).collect()));
     }
+    if let Some(cores) = hello.cores.filter(|cores| *cores < plan.threads_per_lane)
+        && hello.device == "cpu"
+    {
+        return Err(Refusal::Cores { cores, threads: plan.threads_per_lane });
+    }
     if members.named(&hello.name).is_some() {
         return Err(Refusal::Duplicate(hello.name.clone()));
     }
@@ -135,6 +173,31 @@ pub(super) fn decide(
         Door::Open => Ok(()),
         Door::Full => Err(Refusal::Full { workers: plan.workers }),
         Door::Ending => Err(Refusal::Ending),
+    }
+}
+
+/// What to do with a worker that computed this fingerprint, where the run's own is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Likeness {
+    /// It is the first of the run: from now on this is what the run computes.
+    First,
+    /// It computes the same bits.
+    Same,
+    /// It does not, and the config lets it in all the same.
+    Tolerated,
+    /// It does not.
+    Other(Refusal),
+}
+
+pub(super) fn compare(fingerprint: &str, of_run: Option<&str>, allow_mixed: bool) -> Likeness {
+    match of_run {
+        None => Likeness::First,
+        Some(ours) if ours == fingerprint => Likeness::Same,
+        Some(_) if allow_mixed => Likeness::Tolerated,
+        Some(ours) => Likeness::Other(Refusal::Numerics {
+            theirs: fingerprint.to_owned(),
+            ours: ours.to_owned(),
+        }),
     }
 }
 
@@ -148,4 +211,32 @@ fn is_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_compared_with_the_runs_own() {
+        let other = |it: &Likeness| match it {
+            Likeness::Other(refusal) => refusal.to_string(),
+            it => format!("{it:?}"),
+        };
+        let cases = [
+            (None, false, "First"),
+            (None, true, "First"),
+            (Some("f0"), false, "Same"),
+            (Some("f9"), true, "Tolerated"),
+            (
+                Some("f9"),
+                false,
+                "the worker computes other bits than the run: its numerics fingerprint is f0, the \
+                 run's is f9",
+            ),
+        ];
+        for (of_run, allow_mixed, expected) in cases {
+            assert_eq!(other(&compare("f0", of_run, allow_mixed)), expected);
+        }
+    }
 }

@@ -21,12 +21,15 @@ struct Part {
     entry: PartEntry,
     shared: SharedState,
     took: Duration,
+    state_digest: String,
 }
 
 /// The checkpoints of the present generation that are not in the store yet, and the newest that is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checkpoints {
     collecting: BTreeMap<Position, BTreeMap<Rank, Part>>,
+    /// Of the whole state, as each rank computed it.
+    digests: BTreeMap<Position, BTreeMap<Rank, String>>,
     publishing: Vec<Position>,
     abandoned: BTreeMap<Position, Abandoned>,
     pub(super) last: Option<Kept>,
@@ -61,11 +64,31 @@ impl Checkpoints {
         Self { last, ..Self::default() }
     }
 
+    /// Takes in the digest of a rank's whole state; says who holds what, once all are known and they
+    /// differ.
+    pub(super) fn compare(
+        &mut self,
+        roster: &Roster,
+        rank: Rank,
+        position: Position,
+        state_digest: String,
+    ) -> Option<Vec<(String, Vec<Rank>)>> {
+        let digests = self.digests.entry(position).or_default();
+        digests.insert(rank, state_digest);
+        if digests.len() == roster.world() as usize {
+            return agreed(self.digests.remove(&position)?.into_values()).err();
+        }
+        while self.digests.len() > LIMIT {
+            self.digests.pop_first();
+        }
+        None
+    }
+
     pub(super) fn add(
         &mut self,
         roster: &Roster,
         rank: Rank,
-        entry: PartEntry,
+        (entry, state_digest): (PartEntry, String),
         shared: SharedState,
         took: Duration,
     ) -> Collected {
@@ -74,7 +97,7 @@ impl Checkpoints {
             return Collected::Late;
         }
         let parts = self.collecting.entry(position).or_default();
-        parts.insert(rank, Part { entry, shared, took });
+        parts.insert(rank, Part { entry, shared, took, state_digest });
         if parts.len() < roster.world() as usize {
             return Collected::Waiting;
         }
@@ -93,6 +116,7 @@ impl Checkpoints {
         let publication = Publication {
             generation: roster.generation,
             shared: first.shared.clone(),
+            state_digest: first.state_digest.clone(),
             uploads_took: parts.values().map(|it| it.took).max().unwrap_or_default(),
             parts: parts.into_values().map(|it| it.entry).collect(),
         };
@@ -165,6 +189,7 @@ impl Checkpoints {
     /// Forgets what waits for parts: the generation is over.
     pub(super) fn end_generation(&mut self) {
         self.collecting.clear();
+        self.digests.clear();
     }
 
     fn is_decided(&self, position: Position) -> bool {

@@ -31,6 +31,8 @@ pub enum Effect {
     Publish(Box<Publication>),
     /// Remove checkpoints that are more than the config keeps.
     Prune,
+    /// Keep what the run's first worker computed, for all that join it later.
+    RecordFingerprint(String),
     /// Say what was decided, and why.
     Log(Note),
     /// The job is over. The last effect there is.
@@ -97,6 +99,8 @@ pub struct Publication {
     pub shared: SharedState,
     /// One for each rank, in rank order.
     pub parts: Vec<PartEntry>,
+    /// Of the whole state, as every rank computed it.
+    pub state_digest: String,
     /// The longest of the ranks' times, from the snapshot to the end of the upload.
     pub uploads_took: Duration,
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use convoy_common::exit;
-use convoy_common::ids::Rank;
+use convoy_common::ids::{Position, Rank};
 
 use super::checkpoints::Fate;
 use super::effect::{Effect, Order, Outcome};
 use super::event::{Cause, ConnectionId, Failed, Finished};
-use super::note::Note;
+use super::note::{Abandoned, Note};
 use super::trouble::{Loss, Trouble};
 use super::{Machine, Phase};
 
@@ -82,6 +82,12 @@ impl Machine {
         if !matches!(self.phase, Phase::Finishing { .. }) {
             return;
         }
+        if let Some(roster) = &self.roster
+            && let Some(groups) = roster.different_end_states()
+        {
+            let position = self.position;
+            return self.diverge(now, position, &groups, effects);
+        }
         let outcome = match self.roster.as_ref().and_then(|it| it.agreed_end()) {
             None => None,
             Some(Ok(end)) => self.outcome_of(&end),
@@ -96,6 +102,41 @@ impl Machine {
         if let Some(outcome) = outcome {
             self.close(now, outcome, effects);
         }
+    }
+
+    /// Workers hold different states. The wrong bits have gone into everybody's sums, so the job goes
+    /// back to the last checkpoint on which all agreed: it ends, and what is started again begins
+    /// there.
+    pub(super) fn diverge(
+        &mut self,
+        now: Duration,
+        position: Position,
+        groups: &[(String, Vec<Rank>)],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(roster) = &self.roster else { return };
+        let (odd, account) = (roster.odd(groups), roster.tell(groups));
+        let all = odd.len() == roster.world() as usize;
+        let names = roster.tell_names(&odd);
+        let verdict = if all {
+            format!("workers {names} hold different states, and there is no majority")
+        } else if odd.len() == 1 {
+            format!("worker {names} holds another state than the majority")
+        } else {
+            format!("workers {names} hold other states than the majority")
+        };
+        let agreed = match &self.checkpoints.last {
+            Some(kept) => format!("the last agreed checkpoint is {}", kept.path),
+            None => "there is no agreed checkpoint".to_owned(),
+        };
+        let message = format!("{verdict} at {position} ({account}); {agreed}");
+        self.checkpoints.abandon(position, Abandoned::Diverged { odd: names });
+        effects.push(Effect::Log(Note::Diverged { position, account }));
+        let outcome = Outcome::failed(exit::DIVERGED, message).with_hint(format!(
+            "check the memory and the processor of these machines; {}",
+            self.resume_hint()
+        ));
+        self.close(now, outcome, effects);
     }
 
     /// How the job ends with all ranks at this end; `None` while the final checkpoint is open.

@@ -36,6 +36,13 @@ pub enum Event {
         /// What it said.
         report: Report,
     },
+    /// A worker computed its fingerprint under the run's numerics.
+    Computed {
+        /// Its call.
+        connection: ConnectionId,
+        /// Hash of what it computed.
+        fingerprint: String,
+    },
     /// The operator wants the job to take a checkpoint and end.
     StopRequested {
         /// For logs and workers.
@@ -78,6 +85,8 @@ pub struct Hello {
     pub pid: u32,
     /// Digest of the config that it was told to expect.
     pub expect_config: Option<String>,
+    /// Cores that it may use, if it knows.
+    pub cores: Option<u32>,
 }
 
 /// How a worker's call ended.
@@ -133,11 +142,15 @@ pub enum Report {
         shared: SharedState,
         /// From the snapshot to the end of the upload.
         took: Duration,
+        /// Of the whole state on this worker.
+        state_digest: String,
     },
     /// Its part of a checkpoint is not in the store.
     PartFailed {
         /// Of the checkpoint.
         position: Position,
+        /// Of the whole state on this worker.
+        state_digest: String,
         /// Why.
         error: String,
     },
@@ -162,6 +175,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// What it cost.
     pub times: StepTimes,
+    /// Sent on the ring by the worker that reports.
+    pub bytes_sent: u64,
 }
 
 /// Seconds of wall time of one step on the worker that reports it.
@@ -177,6 +192,8 @@ pub struct StepTimes {
     pub update: f64,
     /// The whole step.
     pub total: f64,
+    /// How long the exchange ran behind the computing; not a part of the total.
+    pub hidden: f64,
 }
 
 /// Counts over the whole validation split.

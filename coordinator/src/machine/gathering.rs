@@ -5,7 +5,7 @@ use std::time::Duration;
 use convoy_common::exit;
 use convoy_common::ids::{Generation, Rank};
 
-use super::admission::{self, Door};
+use super::admission::{self, Door, Likeness};
 use super::effect::{Assignment, Effect, Order, Outcome, Seat};
 use super::event::{ConnectionId, Hello};
 use super::note::Note;
@@ -22,6 +22,8 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let door = match self.phase {
+            // Some may have yet to say what they compute; their places are taken all the same.
+            Phase::Waiting { .. } if self.members.len() >= self.plan.workers => Door::Full,
             Phase::Waiting { .. } => Door::Open,
             Phase::Preparing { .. } | Phase::Training => Door::Full,
             _ => Door::Ending,
@@ -37,7 +39,41 @@ impl Machine {
         let (have, need) = (self.members.len(), self.plan.workers);
         effects.push(Effect::Log(Note::Joined { hello, have, need }));
         effects.push(Effect::Send { to, order: Order::Welcome });
-        if have >= need {
+    }
+
+    /// A worker that was taken has computed its fingerprint.
+    pub(super) fn computed(
+        &mut self,
+        now: Duration,
+        to: ConnectionId,
+        fingerprint: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting = matches!(self.phase, Phase::Waiting { .. });
+        let Some(member) = self.members.get_mut(to).filter(|it| waiting && !it.cleared) else {
+            return;
+        };
+        (member.heard, member.spoke) = (now, true);
+        let name = member.name().to_owned();
+        let of_run = self.fingerprint.as_deref();
+        let mut differs = None;
+        match admission::compare(&fingerprint, of_run, self.plan.allow_mixed_numerics) {
+            Likeness::First => {
+                self.fingerprint = Some(fingerprint.clone());
+                effects.push(Effect::RecordFingerprint(fingerprint.clone()));
+            }
+            Likeness::Same => {}
+            Likeness::Tolerated => differs = self.fingerprint.clone(),
+            Likeness::Other(refusal) => {
+                self.members.remove(to);
+                effects.push(Effect::Log(Note::Refused { name, refusal: refusal.clone() }));
+                effects.push(Effect::Refuse { to, refusal });
+                return;
+            }
+        }
+        member.cleared = true;
+        effects.push(Effect::Log(Note::Fingerprint { name, fingerprint, of_run: differs }));
+        if self.members.cleared() >= self.plan.workers {
             self.form(now, effects);
         }
     }
@@ -127,13 +163,8 @@ impl Machine {
         self.moved = now;
     }
 
-    /// With three or more workers the majority names the odd ones, with two both are named.
     fn different_states(&self, roster: &Roster, groups: &[(String, Vec<Rank>)]) -> Outcome {
-        let majority = groups.first().is_some_and(|it| 2 * it.1.len() > roster.world() as usize);
-        let odd: Vec<Rank> = groups[usize::from(majority)..]
-            .iter()
-            .flat_map(|group| group.1.iter().copied())
-            .collect();
+        let odd = roster.odd(groups);
         Outcome::failed(
             exit::FAILURE,
             format!(

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use convoy_common::exit;
-use convoy_common::ids::Generation;
+use convoy_common::ids::{Generation, Position};
 
 use super::checkpoints::LIMIT;
 use super::{Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report};
@@ -55,6 +55,9 @@ struct Seen {
     ready: BTreeMap<(Generation, ConnectionId), String>,
     completed: BTreeSet<ConnectionId>,
     publications: BTreeSet<String>,
+    /// Of the state that each call said to hold at each checkpoint.
+    digests: BTreeMap<ConnectionId, BTreeMap<Position, String>>,
+    fingerprints: u32,
     ended: bool,
 }
 
@@ -64,6 +67,10 @@ impl Seen {
         match report {
             Report::Ready { state_digest } => {
                 self.ready.insert((*generation, *connection), state_digest.clone());
+            }
+            Report::PartUploaded { position, state_digest, .. } => {
+                let digests = self.digests.entry(*connection).or_default();
+                digests.insert(*position, state_digest.clone());
             }
             Report::Finished(end) if end.cause == Cause::Completed => {
                 self.completed.insert(*connection);
@@ -77,7 +84,10 @@ impl Seen {
         match effect {
             Effect::Send { to, order } => self.order(*to, order),
             Effect::Refuse { to, .. } => {
-                check(!self.welcome.contains(to), "nobody is refused after a welcome")?;
+                check(
+                    !self.assigned.contains_key(to),
+                    "nobody is refused after being given a rank",
+                )?;
                 check(self.dismissed.insert(*to), "nobody is dismissed twice")
             }
             Effect::Publish(publication) => self.publication(publication, workers),
@@ -87,6 +97,10 @@ impl Seen {
                     outcome.exit_code != exit::OK || self.completed.len() >= workers as usize,
                     "a job succeeds only if every rank completed",
                 )
+            }
+            Effect::RecordFingerprint(_) => {
+                self.fingerprints += 1;
+                check(self.fingerprints == 1, "a run's fingerprint is recorded once")
             }
             Effect::Prune | Effect::Log(_) => Ok(()),
         }
@@ -134,6 +148,14 @@ impl Seen {
         )?;
         let names: BTreeSet<&String> = publication.parts.iter().map(|it| &it.name).collect();
         check(names.len() == publication.parts.len(), "no part is in a checkpoint twice")?;
+        for (call, digests) in &self.digests {
+            if let Some(digest) = digests.get(&publication.shared.position) {
+                check(
+                    *digest == publication.state_digest || self.dismissed.contains(call),
+                    "what is published is what every rank holds",
+                )?;
+            }
+        }
         let key = format!("{} {}", publication.generation, publication.shared.position);
         check(self.publications.insert(key), "a checkpoint is published once")
     }

@@ -20,6 +20,8 @@ pub(super) struct Member {
     pub(super) position: Option<Position>,
     /// As its last heartbeat says.
     pub(super) phase: String,
+    /// It computes what the run wants, or may do without; until then it gets no rank.
+    pub(super) cleared: bool,
 }
 
 impl Member {
@@ -37,8 +39,10 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn add(&mut self, connection: ConnectionId, hello: Hello, now: Duration) {
         let phase = "idle".to_owned();
-        self.all
-            .insert(connection, Member { hello, heard: now, spoke: false, position: None, phase });
+        self.all.insert(
+            connection,
+            Member { hello, heard: now, spoke: false, position: None, phase, cleared: false },
+        );
     }
 
     pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {
@@ -70,6 +74,11 @@ impl Members {
 
     pub(super) fn len(&self) -> u32 {
         self.all.len() as u32
+    }
+
+    /// How many compute what the run wants.
+    pub(super) fn cleared(&self) -> u32 {
+        self.all.values().filter(|it| it.cleared).count() as u32
     }
 
     pub(super) fn is_empty(&self) -> bool {

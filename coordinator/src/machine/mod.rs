@@ -69,6 +69,8 @@ pub struct Machine {
     members: Members,
     /// The running generation, or the last one.
     roster: Option<Roster>,
+    /// What the run's first worker computed, once it is known.
+    fingerprint: Option<String>,
     /// Generations formed in this term.
     generations: u32,
     checkpoints: Checkpoints,
@@ -102,6 +104,7 @@ impl Machine {
             phase: Phase::Waiting { until: now + plan.deadlines.join },
             members: Members::default(),
             roster: None,
+            fingerprint: plan.fingerprint.clone(),
             generations: 0,
             checkpoints: Checkpoints::new(plan.start.checkpoint.clone()),
             pace: Pace::default(),
@@ -122,6 +125,9 @@ impl Machine {
         self.notice_absence(now, &mut effects);
         match event {
             Event::Joined { connection, hello } => self.join(now, connection, hello, &mut effects),
+            Event::Computed { connection, fingerprint } => {
+                self.computed(now, connection, fingerprint, &mut effects);
+            }
             Event::Gone { connection, why } => {
                 self.leave(now, connection, Loss::Gone(why), &mut effects);
             }

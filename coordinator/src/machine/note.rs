@@ -40,6 +40,15 @@ pub enum Note {
         /// Workers that make up the job.
         need: u32,
     },
+    /// A worker computed its fingerprint under the run's numerics.
+    Fingerprint {
+        /// Who.
+        name: String,
+        /// What.
+        fingerprint: String,
+        /// The run's own, where it is another and that is allowed.
+        of_run: Option<String>,
+    },
     /// A generation was formed and its assignments sent.
     Formed {
         /// Its id.
@@ -88,6 +97,13 @@ pub enum Note {
         position: Position,
         /// Why.
         why: Abandoned,
+    },
+    /// Workers hold different states at a checkpoint, which will not exist.
+    Diverged {
+        /// Which.
+        position: Position,
+        /// Who holds what.
+        account: String,
     },
     /// A stop was asked for.
     StopAccepted {
@@ -150,6 +166,11 @@ pub enum Abandoned {
         /// Whose account differs from that of the lowest rank.
         odd: Vec<String>,
     },
+    /// Ranks hold different states.
+    Diverged {
+        /// Who differs, where a majority agrees; else all.
+        odd: String,
+    },
     /// A later one was complete before it.
     Overtaken,
     /// The manifest could not be published.
@@ -168,6 +189,7 @@ impl fmt::Display for Abandoned {
             Self::Disagreement { odd } => {
                 write!(f, "workers disagree about it; odd: {}", odd.join(", "))
             }
+            Self::Diverged { odd } => write!(f, "workers hold different states; odd: {odd}"),
             Self::Overtaken => write!(f, "a later one came first"),
             Self::NotPublished { error } => write!(f, "{error}"),
         }

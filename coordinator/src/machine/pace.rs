@@ -30,6 +30,8 @@ pub struct Progress {
     pub images_per_second: f64,
     /// Mean over the steps.
     pub times: StepTimes,
+    /// Mean over the steps of the bytes that the reporting worker sent on the ring.
+    pub bytes_sent: u64,
     /// Until the end of the run, if it can be told.
     pub eta: Option<Duration>,
 }
@@ -113,7 +115,9 @@ impl Pace {
             all_reduce: mean(|it| it.all_reduce),
             update: mean(|it| it.update),
             total: mean(|it| it.total),
+            hidden: mean(|it| it.hidden),
         };
+        let sent: u64 = self.unsaid.iter().map(|it| it.bytes_sent).sum();
         self.unsaid.clear();
         Some(Progress {
             position: last.position,
@@ -124,6 +128,7 @@ impl Pace {
             learning_rate: last.learning_rate,
             images_per_second: self.images_per_second(),
             times,
+            bytes_sent: sent / steps as u64,
             eta: self.eta(last.position, plan),
         })
     }

@@ -25,6 +25,12 @@ pub struct Plan {
     pub protocol: u32,
     /// Digest of the config, for workers that expect one.
     pub config_digest: String,
+    /// Threads of one lane's kernels, which a worker must have cores for.
+    pub threads_per_lane: u32,
+    /// What the run's first worker computed, if that is recorded.
+    pub fingerprint: Option<String>,
+    /// Let workers in that compute other bits.
+    pub allow_mixed_numerics: bool,
     /// Passes over the training split.
     pub epochs: u32,
     /// Ends the run early.

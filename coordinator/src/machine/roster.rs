@@ -112,6 +112,23 @@ impl Roster {
         })
     }
 
+    /// Whether all ranks ended alike but for the state that they hold, and who holds which.
+    pub(super) fn different_end_states(&self) -> Option<Vec<(String, Vec<Rank>)>> {
+        let ends: Vec<&Finished> =
+            self.places.iter().filter_map(|it| it.finished.as_ref()).collect();
+        let first = ends.first().filter(|_| ends.len() == self.places.len())?;
+        if ends.iter().any(|it| (it.position, it.cause) != (first.position, first.cause)) {
+            return None;
+        }
+        agreed(ends.iter().map(|it| it.state_digest.clone())).err()
+    }
+
+    /// Who differs from the majority; all, where there is none.
+    pub(super) fn odd(&self, groups: &[(String, Vec<Rank>)]) -> Vec<Rank> {
+        let majority = groups.first().is_some_and(|it| 2 * it.1.len() > self.world() as usize);
+        groups.iter().skip(usize::from(majority)).flat_map(|it| it.1.iter().copied()).collect()
+    }
+
     /// `a, b: TEXT; c: TEXT`
     pub(super) fn tell(&self, groups: &[(String, Vec<Rank>)]) -> String {
         let one =

@@ -44,10 +44,15 @@ impl Machine {
             Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
             Report::Step(step) => self.stepped(step, effects),
             Report::Evaluated(evaluation) => self.evaluated(evaluation, effects),
-            Report::PartUploaded { part, shared, took, .. } => {
-                self.collect(now, rank, *part, shared, took, effects);
+            Report::PartUploaded { position, part, shared, took, state_digest } => {
+                if self.agrees(now, rank, position, &state_digest, effects) {
+                    self.collect(now, rank, (*part, state_digest), shared, took, effects);
+                }
             }
-            Report::PartFailed { position, error } => {
+            Report::PartFailed { position, error, state_digest } => {
+                if !self.agrees(now, rank, position, &state_digest, effects) {
+                    return;
+                }
                 let name = self.name_of(connection);
                 let why = Abandoned::PartFailed { name, error };
                 self.abandon_checkpoint(now, position, why, effects);
@@ -108,11 +113,31 @@ impl Machine {
         }
     }
 
+    /// Compares the states of all ranks at a checkpoint; false if the job ends because they differ.
+    fn agrees(
+        &mut self,
+        now: Duration,
+        rank: Rank,
+        position: Position,
+        state_digest: &str,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(roster) = &self.roster else { return true };
+        let compared = self.checkpoints.compare(roster, rank, position, state_digest.to_owned());
+        match compared {
+            None => true,
+            Some(groups) => {
+                self.diverge(now, position, &groups, effects);
+                false
+            }
+        }
+    }
+
     fn collect(
         &mut self,
         now: Duration,
         rank: Rank,
-        part: PartEntry,
+        part: (PartEntry, String),
         shared: SharedState,
         took: Duration,
         effects: &mut Vec<Effect>,

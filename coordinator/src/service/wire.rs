@@ -35,6 +35,7 @@ pub(super) fn hello(message: pb::WorkerMessage) -> Result<Hello, String> {
         lanes: it.lanes,
         pid: it.pid,
         expect_config: (!it.expect_config.is_empty()).then(|| printable(&it.expect_config)),
+        cores: (it.cores > 0).then_some(it.cores),
     })
 }
 
@@ -43,6 +44,9 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
     let (generation, report) = match message.kind {
         None => return Err("a message of a kind that this version does not know".to_owned()),
         Some(In::Hello(_)) => return Err("a second hello".to_owned()),
+        Some(In::Numerics(it)) => {
+            return Ok(Event::Computed { connection, fingerprint: printable(&it.fingerprint) });
+        }
         Some(In::Heartbeat(it)) => {
             let phase = printable(&it.phase);
             (it.generation, Report::Heartbeat { position: at(it.position)?, phase })
@@ -59,11 +63,13 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
                 part: Box::new(json("part_json", &it.part_json)?),
                 shared: json("shared_json", &it.shared_json)?,
                 took: Duration::try_from_secs_f64(it.seconds).unwrap_or_default(),
+                state_digest: printable(&it.state_digest),
             },
         ),
         Some(In::PartFailed(it)) => {
             let error = printable(&it.error);
-            (it.generation, Report::PartFailed { position: at(it.position)?, error })
+            let state_digest = printable(&it.state_digest);
+            (it.generation, Report::PartFailed { position: at(it.position)?, error, state_digest })
         }
         Some(In::GenerationFailed(it)) => (
             it.generation,
@@ -126,7 +132,9 @@ fn step(it: &pb::StepReport) -> Result<StepReport, String> {
             all_reduce: times.all_reduce,
             update: times.update,
             total: times.total,
+            hidden: times.hidden,
         },
+        bytes_sent: it.bytes_sent,
     })
 }
 
@@ -206,7 +214,9 @@ pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
                 all_reduce: step.times.all_reduce,
                 update: step.times.update,
                 total: step.times.total,
+                hidden: step.times.hidden,
             }),
+            bytes_sent: step.bytes_sent,
         }),
         images_per_second: it.images_per_second,
         last_evaluation: it.last_evaluation.map(|it| pb::EvaluationReport {

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout, TensorSpec, encode_part};
+use convoy_common::checkpoint::{
+    Checkpoints, SharedState, StateLayout, TensorSpec, encode_part, slice_hash, state_digest,
+};
 use convoy_common::config::{RunConfig, Source};
 use convoy_common::dataset::{PackWriter, PixelStatistics, Sizes, Split};
 use convoy_common::ids::{Generation, Lineage, Position};
@@ -148,6 +150,7 @@ pub(crate) fn hello(name: &str) -> pb::Hello {
         lanes: 1,
         pid: std::process::id(),
         expect_config: String::new(),
+        cores: 4,
     }
 }
 
@@ -168,6 +171,7 @@ impl Worker {
             Some(Out::Welcome(welcome)) => assert!(welcome.config_json.contains("\"test\"")),
             order => panic!("{order:?}"),
         }
+        worker.compute("f0").await;
         let words = worker.words.clone();
         let heart = tokio::spawn(async move {
             let beat = pb::Heartbeat { position: Some(Default::default()), ..Default::default() };
@@ -178,6 +182,11 @@ impl Worker {
         });
         worker.heart = Some(heart.abort_handle());
         worker
+    }
+
+    /// Says what it computes under the run's numerics.
+    pub(crate) async fn compute(&self, fingerprint: &str) {
+        self.say(In::Numerics(pb::Numerics { fingerprint: fingerprint.to_owned() })).await;
     }
 
     /// The next order; none when the call is over.
@@ -227,12 +236,26 @@ impl Worker {
             correct: 4,
             learning_rate: 0.01,
             times: Some(times),
+            bytes_sent: 1000,
         }))
         .await;
     }
 
     /// Uploads its part of a state that is `fill` throughout, and says so.
     pub(crate) async fn checkpoint(&self, place: &Place, position: Position, fill: f32) {
+        let layout = layout();
+        let state_digest = digest(&layout, fill);
+        self.checkpoint_as(place, position, fill, state_digest).await;
+    }
+
+    /// The same with the digest of another state.
+    pub(crate) async fn checkpoint_as(
+        &self,
+        place: &Place,
+        position: Position,
+        fill: f32,
+        state_digest: String,
+    ) {
         let layout = layout();
         let world = self.assignment.roster.len() as u32;
         let generation: Generation = self.assignment.generation.unwrap().into();
@@ -256,6 +279,7 @@ impl Worker {
             part_json: serde_json::to_string(&part.entry).unwrap(),
             shared_json: serde_json::to_string(&shared).unwrap(),
             seconds: 0.1,
+            state_digest,
         }))
         .await;
     }
@@ -311,6 +335,13 @@ pub(crate) fn layout() -> StateLayout {
         spec("w.momentum", &[600, 2048]),
         spec("b", &[6]),
     ])
+}
+
+/// Of a state that is `fill` throughout.
+fn digest(layout: &StateLayout, fill: f32) -> String {
+    let all = bytes(layout, 0..layout.slices().len(), fill);
+    let hashes: Vec<String> = all.iter().map(|it| slice_hash(it)).collect();
+    state_digest(layout, &hashes)
 }
 
 fn bytes(layout: &StateLayout, range: std::ops::Range<usize>, fill: f32) -> Vec<Bytes> {

@@ -1,7 +1,7 @@
 //! The life of a worker: join, prepare, train, end.
 //!
 //! ```text
-//! open session -> welcome -> [assignment -> prepare -> ready -> begin -> train -> finished] -> shutdown
+//! open session -> welcome -> fingerprint -> [assignment -> prepare -> ready -> begin -> train -> finished] -> shutdown
 //! ```
 //!
 //! The agent runs on the async runtime and never touches a tensor: preparing and training happen on
@@ -27,7 +27,7 @@ use self::prepare::{Job, Prepared};
 use self::training::Ended;
 use crate::model::Device;
 use crate::ring::RingServer;
-use crate::session::{self, Introduction, Order, Orders, Reporter};
+use crate::session::{self, Computed, Introduction, Order, Orders, Reporter};
 use crate::train::{Cause, Control, Phase, Report};
 
 /// How long a worker that has ended waits for the coordinator's last word.
@@ -63,8 +63,12 @@ pub async fn run(settings: Settings, ring: RingServer, shutdown: Shutdown) -> Re
     };
     let (events, inbox) = mpsc::channel(1);
     let (reports, outbox) = mpsc::channel(QUEUE);
+    let job = Arc::new(Job::open(welcome, &settings).await?);
+    let fingerprint = job.fingerprint().await?;
+    info!(fingerprint, "computed the numerics fingerprint");
+    reporter.send(Computed { fingerprint }).await;
     let agent = Agent {
-        job: Arc::new(Job::open(welcome, &settings).await?),
+        job,
         ring: Arc::new(ring),
         control: Arc::default(),
         reporter,

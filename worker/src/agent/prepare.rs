@@ -12,7 +12,7 @@ use convoy_common::store::Store;
 use tracing::info;
 
 use super::Settings;
-use crate::model::{Device, Net, Spec};
+use crate::model::{self, Device, Net, Spec};
 use crate::ring::{self, Ring, RingServer};
 use crate::session::{Assignment, Welcome};
 use crate::state;
@@ -51,6 +51,12 @@ impl Job {
             "opened the data set"
         );
         Ok(Self { config, dataset, catalogue, device: settings.device, lanes: settings.who.lanes })
+    }
+
+    /// What this machine computes under the run's numerics.
+    pub(super) async fn fingerprint(&self) -> Result<String, Failure> {
+        let (config, device) = (self.config.clone(), self.device);
+        off_runtime(move || Ok(model::fingerprint(&config.model, &config.numerics, device)?)).await
     }
 
     /// Makes the state of the assignment's position and joins its ring.

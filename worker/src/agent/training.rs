@@ -73,6 +73,7 @@ fn train(
         control,
         runtime,
         reports,
+        fault: None,
     })?;
     let ending = trainer.run()?;
     trainer.finish_uploads()?;

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use convoy_common::config::Wire;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::{Generation, Rank, Term};
 use convoy_common::rpc::Address;
+use convoy_common::sampling::Sampler;
 use futures::future::{join_all, try_join_all};
 
-use crate::ring::{Member, Ring, RingServer, Settings};
+use crate::ring::{self, Member, Ring, RingServer, Settings, Terms};
 
 /// Times an all-reduce among ranks of this process over loopback.
 #[derive(Debug, clap::Args)]
@@ -26,29 +28,50 @@ pub(crate) struct Args {
     /// Bytes of a chunk.
     #[arg(long, default_value_t = 256 << 10)]
     chunk: usize,
+    /// Order of the sum: canonical, of microbatches; or fast.
+    #[arg(long, value_enum, default_value_t = Order::Canonical)]
+    order: Order,
+    /// Microbatches of the canonical order, over all ranks [default: two for each].
+    #[arg(long, value_name = "N")]
+    microbatches: Option<u32>,
+    /// Microbatches of one block of the canonical order.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    block: u32,
+    /// Halve the bytes of the fast order by rounding to bfloat16.
+    #[arg(long)]
+    bf16: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Order {
+    Canonical,
+    Fast,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(|it| Failure::new(exit::FAILURE, it))?;
-    let mut seconds = runtime.block_on(measure(&args))?;
+    let (mut seconds, sent) = runtime.block_on(measure(&args))?;
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
     #[expect(clippy::print_stdout, reason = "the command's result")]
     {
         println!(
-            "all-reduce of {} MB, {} ranks, {} B chunks: median {median:.4} s \
-             ({fastest:.4} to {slowest:.4}), {:.2} GB/s",
+            "{:?} all-reduce of {} MB, {} ranks, {} B chunks: median {median:.4} s \
+             ({fastest:.4} to {slowest:.4}), {:.2} GB/s; {:.1} MB sent by the busiest rank",
+            args.order,
             args.megabytes,
             args.ranks,
             args.chunk,
-            args.megabytes / 1e3 / median
+            args.megabytes / 1e3 / median,
+            sent as f64 / 1e6 / f64::from(args.rounds + 1)
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(args: &Args) -> Result<Vec<f64>, Failure> {
+/// Seconds of each round, and the bytes that the busiest rank sent in all of them.
+async fn measure(args: &Args) -> Result<(Vec<f64>, u64), Failure> {
     let any: Address = "127.0.0.1:0".parse()?;
     let bound = try_join_all((0..args.ranks).map(|_| RingServer::bind(&any))).await?;
     let (addresses, servers): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
@@ -69,16 +92,40 @@ async fn measure(args: &Args) -> Result<Vec<f64>, Failure> {
     };
     let rings = try_join_all((0..args.ranks).zip(&servers).map(open)).await?;
     let elements = (args.megabytes * 1e6 / 4.0) as usize;
-    let mut data = vec![vec![1e-3_f32; elements]; rings.len()];
     let mut seconds = Vec::new();
     for round in 0..=args.rounds {
+        let terms: Vec<Terms> = (0..args.ranks).map(|rank| terms(args, rank, elements)).collect();
         let start = Instant::now();
-        let pending = rings.iter().zip(data).map(|(ring, data)| ring.all_reduce(data).done());
-        data = try_join_all(pending).await?;
+        let pending = rings.iter().zip(terms).map(|(ring, terms)| match args.order {
+            Order::Canonical => ring.sum(terms).done(),
+            Order::Fast => {
+                let wire = if args.bf16 { Wire::Bf16 } else { Wire::Fp32 };
+                ring.all_reduce(terms.into_sum(), wire).done()
+            }
+        });
+        try_join_all(pending).await?;
         if round > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
+    let sent = rings.iter().map(Ring::bytes_sent).max().unwrap_or_default();
     join_all(rings.iter().map(|ring| ring.shutdown().done())).await;
-    Ok(seconds)
+    Ok((seconds, sent))
+}
+
+/// A rank's microbatches, folded already where the order allows it, as lanes leave them.
+fn terms(args: &Args, rank: u32, elements: usize) -> Terms {
+    let microbatches = args.microbatches.unwrap_or(2 * args.ranks).max(1);
+    let share = Sampler::share(microbatches, rank, args.ranks);
+    let mut terms = match args.order {
+        Order::Canonical => {
+            let order = ring::Order { microbatches, block: args.block.max(1) };
+            Terms::new(order, share.clone(), elements)
+        }
+        Order::Fast => Terms::apart(share.clone(), elements),
+    };
+    for number in share {
+        terms.add(number, vec![1e-3; elements]);
+    }
+    terms
 }

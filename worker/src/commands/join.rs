@@ -26,7 +26,8 @@ Examples:
       --ring-bind 10.0.0.2:0 --insecure
 
 Exit codes: 0 the run is complete, 64 bad input or refused, 69 coordinator or store out of reach,
-70 a loss or gradient was not finite, 71 a worker was lost, 75 stopped after a checkpoint.")]
+70 a loss or gradient was not finite, 71 a worker was lost, 72 workers held different states,
+75 stopped after a checkpoint.")]
 pub(crate) struct Args {
     /// Where the coordinator listens.
     #[arg(long, value_name = "URL", env = "CONVOY_COORDINATOR")]
@@ -76,6 +77,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
             ring_address: ring_address.to_string(),
             device: device.to_string(),
             lanes,
+            cores: std::thread::available_parallelism().map_or(0, |it| it.get() as u32),
             expect_config: args.expect_config,
         };
         agent::run(

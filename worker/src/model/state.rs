@@ -8,7 +8,7 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::net::shape;
-use super::{ModelError, Net, Result};
+use super::{ModelError, Net, Result, host};
 
 impl Net {
     /// Names and shapes of the state: all weights, then the momentum of each (`NAME.momentum`).
@@ -27,6 +27,24 @@ impl Net {
         let mut values = vec![0f32; view.numel()];
         view.f_contiguous()?.f_copy_data(&mut values, view.numel())?;
         Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// Shows rows of one tensor of the state, as little-endian f32, without a copy where they lie in
+    /// host memory.
+    ///
+    /// # Errors
+    /// As [`Net::read_rows`].
+    pub fn look_at_rows<T>(
+        &self,
+        tensor: usize,
+        rows: Range<usize>,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        let view = narrow(self.state_tensor(tensor), tensor, &rows)?;
+        match host::values(&view).filter(|_| cfg!(target_endian = "little")) {
+            Some(values) => Ok(look(bytemuck::cast_slice(values))),
+            None => Ok(look(&self.read_rows(tensor, rows)?)),
+        }
     }
 
     /// Writes rows of one tensor of the state; the reverse of [`Net::read_rows`].
@@ -116,6 +134,17 @@ mod tests {
         }
         assert_eq!(source.digest().unwrap(), target.digest().unwrap());
         assert_ne!(source.digest().unwrap(), net(2).digest().unwrap());
+    }
+
+    #[test]
+    fn rows_that_are_looked_at_are_those_that_are_read() {
+        let net = net(1);
+        for (index, (_, shape)) in net.state_specs().iter().enumerate() {
+            let rows = shape[0] / 3..shape[0];
+            let read = net.read_rows(index, rows.clone()).unwrap();
+            assert!(net.look_at_rows(index, rows, |bytes| bytes == read).unwrap());
+        }
+        assert!(net.look_at_rows(32, 0..1, <[u8]>::len).is_err());
     }
 
     #[test]

@@ -15,9 +15,12 @@
 //! said nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use convoy_common::config::Wire;
 use convoy_common::ids::{Generation, Rank};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -25,11 +28,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::RingError;
+use super::fold::Fold;
 use super::handle::Settings;
 use super::link::Link;
-use super::operation::{Gather, Operation, Reduce, Reply};
+use super::numbers;
+use super::operation::{Gather, Operation, Reduce, Reply, deliver};
 use super::outbox::Outbox;
 use super::parcel::{Arrival, BadParcel, Farewell, Outgoing, Parcel, Receipt};
+use super::terms::Terms;
 
 /// Bytes that may wait for operations which this rank has not submitted; then it stops reading.
 const EARLY_BYTES: usize = 64 << 20;
@@ -41,7 +47,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What a handle asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    AllReduce { data: Vec<f32>, reply: Reply<Vec<f32>> },
+    AllReduce { data: Vec<f32>, wire: Wire, reply: Reply<Vec<f32>> },
+    Sum { terms: Terms, reply: Reply<Vec<f32>> },
     AllGather { block: Bytes, reply: Reply<Vec<Bytes>> },
     Shutdown { reply: Reply<()> },
 }
@@ -59,15 +66,19 @@ pub(crate) async fn run(
     neighbours: Neighbours,
     link: Option<Link>,
     mut commands: mpsc::UnboundedReceiver<Command>,
+    sent: Arc<AtomicU64>,
 ) {
     let Some(mut link) = link else { return alone(&mut commands).await };
-    let mut engine = Engine::new(&settings, neighbours);
+    let mut engine = Engine::new(&settings, neighbours, sent);
     match engine.turn(&mut link, &mut commands).await {
         Ok(reply) => {
             let outcome = engine.flush(link).await;
             if let Some(reply) = reply {
                 // Who asked may have stopped waiting.
-                let _ = reply.send(outcome);
+                match outcome {
+                    Ok(()) => deliver(reply, ()),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
             }
         }
         Err(error) => {
@@ -84,12 +95,13 @@ pub(crate) async fn run(
 async fn alone(commands: &mut mpsc::UnboundedReceiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::AllReduce { data, reply } => drop(reply.send(Ok(data))),
-            Command::AllGather { block, reply } => drop(reply.send(Ok(vec![block]))),
-            Command::Shutdown { reply } => {
-                let _ = reply.send(Ok(()));
-                return;
+            Command::AllReduce { mut data, wire, reply } => {
+                numbers::round(wire, &mut data);
+                deliver(reply, data);
             }
+            Command::Sum { terms, reply } => deliver(reply, terms.into_sum()),
+            Command::AllGather { block, reply } => deliver(reply, vec![block]),
+            Command::Shutdown { reply } => return deliver(reply, ()),
         }
     }
 }
@@ -114,7 +126,9 @@ async fn linger(mut receipts: BoxStream<'static, Receipt>) {
 async fn refuse(commands: &mut mpsc::UnboundedReceiver<Command>, error: &RingError) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::AllReduce { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::AllReduce { reply, .. } | Command::Sum { reply, .. } => {
+                drop(reply.send(Err(error.clone())));
+            }
             Command::AllGather { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Shutdown { reply } => drop(reply.send(Err(error.clone()))),
         }
@@ -161,10 +175,12 @@ struct Engine {
     early: BTreeMap<u64, Vec<Parcel>>,
     early_bytes: usize,
     left_ended: bool,
+    /// Bytes of numbers and blocks that went to the right, or are about to.
+    sent: Arc<AtomicU64>,
 }
 
 impl Engine {
-    fn new(settings: &Settings, neighbours: Neighbours) -> Self {
+    fn new(settings: &Settings, neighbours: Neighbours, sent: Arc<AtomicU64>) -> Self {
         Self {
             generation: settings.generation,
             rank: settings.rank,
@@ -178,6 +194,7 @@ impl Engine {
             early: BTreeMap::new(),
             early_bytes: 0,
             left_ended: false,
+            sent,
         }
     }
 
@@ -198,9 +215,14 @@ impl Engine {
                 command = commands.recv(), if closing.is_none() => match command {
                     Some(Command::Shutdown { reply }) => closing = Some(Some(reply)),
                     None => closing = Some(None),
-                    Some(Command::AllReduce { data, reply }) => {
-                        let operation = Reduce::new(self.place, self.chunk_bytes, data, reply);
+                    Some(Command::AllReduce { data, wire, reply }) => {
+                        let operation =
+                            Reduce::new(self.place, self.chunk_bytes, (data, wire), reply);
                         self.submit(Operation::Reduce(operation), tick.as_mut())?;
+                    }
+                    Some(Command::Sum { terms, reply }) => {
+                        let operation = Fold::new(self.place, self.chunk_bytes, terms, reply);
+                        self.submit(Operation::Fold(operation), tick.as_mut())?;
                     }
                     Some(Command::AllGather { block, reply }) => {
                         let operation = Gather::new(self.place, self.chunk_bytes, block, reply);
@@ -320,7 +342,8 @@ impl Engine {
             Err(detail) => return Err(self.out_of_step(detail)),
         };
         (it.moved, it.told, it.left_waits) = (Instant::now(), false, false);
-        if let Some(parcel) = onward {
+        for parcel in onward.into_iter().flatten() {
+            self.count(&parcel);
             self.outbox.push(parcel);
         }
         self.settle(number);
@@ -332,13 +355,22 @@ impl Engine {
         let first = |number, index| in_flight.get(&number)?.operation.first(number, index);
         let Some(outgoing) = self.outbox.pop(first) else { return };
         let number = match &outgoing {
-            Outgoing::Parcel(parcel) if parcel.hop == 0 => Some(parcel.operation),
+            Outgoing::Parcel(parcel) if parcel.hop == 0 => {
+                self.count(parcel);
+                Some(parcel.operation)
+            }
             _ => None,
         };
         room.send(outgoing);
         if let Some(number) = number {
             self.settle(number);
         }
+    }
+
+    /// Counts what is sent once it is known, so that a result's bytes are counted before the result
+    /// is delivered.
+    fn count(&self, parcel: &Parcel) {
+        self.sent.fetch_add(parcel.data.len() as u64, Ordering::Relaxed);
     }
 
     /// Delivers the result of an operation that has received all and given all of its own.

@@ -1,8 +1,11 @@
 //! What a trainer holds of a ring: a handle to submit operations, and their results to wait for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use convoy_common::config::Wire;
 use convoy_common::ids::{Generation, Rank};
 use convoy_common::rpc::Address;
 use tokio::sync::{mpsc, oneshot};
@@ -11,8 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use super::engine::{self, Command, Neighbours};
 use super::grpc::Call;
 use super::link::Link;
+use super::operation::Done;
 use super::parcel::{Arrival, MAX_CHUNK_BYTES};
 use super::service::RingServer;
+use super::terms::Terms;
 use super::{RingError, numbers};
 
 /// One worker of a roster.
@@ -54,6 +59,7 @@ pub struct Ring {
     /// Unbounded, so that submitting never blocks: each entry holds the caller's own data, and the
     /// caller waits for results.
     commands: mpsc::UnboundedSender<Command>,
+    sent: Arc<AtomicU64>,
 }
 
 impl Ring {
@@ -108,18 +114,39 @@ impl Ring {
     /// Starts the engine on a link; without one the ring is this rank alone.
     pub(crate) fn start(settings: &Settings, link: Option<Link>) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        tokio::spawn(engine::run(settings.clone(), settings.neighbours(), link, received));
-        Self { commands }
+        let sent: Arc<AtomicU64> = Arc::default();
+        let (settings, neighbours) = (settings.clone(), settings.neighbours());
+        tokio::spawn(engine::run(settings, neighbours, link, received, Arc::clone(&sent)));
+        Self { commands, sent }
     }
 
-    /// Sums `data` over all ranks, element by element; the result has the same bits on every rank.
+    /// Sums `data` over all ranks, element by element; the result has the same bits on every rank,
+    /// and other bits for another number of ranks. `wire` is how numbers travel: what it cannot
+    /// carry is rounded away, from every rank's own numbers too, also where there is one rank.
     ///
     /// All ranks must give the same number of elements.
-    pub fn all_reduce(&self, data: Vec<f32>) -> Pending<Vec<f32>> {
+    pub fn all_reduce(&self, data: Vec<f32>, wire: Wire) -> Pending<Vec<f32>> {
         let (reply, result) = oneshot::channel();
         // A ring that is gone drops the reply, which the waiter sees.
-        let _ = self.commands.send(Command::AllReduce { data, reply });
+        let _ = self.commands.send(Command::AllReduce { data, wire, reply });
         Pending { result }
+    }
+
+    /// Sums the terms of all ranks in their canonical order: the bits do not depend on the number
+    /// of ranks.
+    ///
+    /// All ranks must give the same order and number of elements, and shares that follow each other
+    /// in the order of ranks.
+    pub fn sum(&self, terms: Terms) -> Pending<Vec<f32>> {
+        let (reply, result) = oneshot::channel();
+        let _ = self.commands.send(Command::Sum { terms, reply });
+        Pending { result }
+    }
+
+    /// Bytes of numbers and blocks that this rank has sent, without the frames around them; all of
+    /// an operation's are counted when its result is there.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Brings every rank's block to every rank, in rank order; sizes may differ and may be 0.
@@ -172,7 +199,7 @@ impl Settings {
 #[derive(Debug)]
 #[must_use = "an operation's result, or its error, is known only to who waits for it"]
 pub struct Pending<T> {
-    result: oneshot::Receiver<Result<T, RingError>>,
+    result: oneshot::Receiver<Result<Done<T>, RingError>>,
 }
 
 impl<T> Pending<T> {
@@ -182,7 +209,16 @@ impl<T> Pending<T> {
     /// # Errors
     /// The ring's first error.
     pub fn wait(self) -> Result<T, RingError> {
-        self.result.blocking_recv().unwrap_or(Err(RingError::Closed))
+        self.wait_timed().map(|it| it.0)
+    }
+
+    /// The same, with the moment at which the result was there.
+    ///
+    /// # Errors
+    /// The ring's first error.
+    pub fn wait_timed(self) -> Result<(T, std::time::Instant), RingError> {
+        let done = self.result.blocking_recv().unwrap_or(Err(RingError::Closed))?;
+        Ok((done.value, done.at))
     }
 
     /// The same for async callers.
@@ -190,6 +226,6 @@ impl<T> Pending<T> {
     /// # Errors
     /// The ring's first error.
     pub async fn done(self) -> Result<T, RingError> {
-        self.result.await.unwrap_or(Err(RingError::Closed))
+        self.result.await.unwrap_or(Err(RingError::Closed)).map(|it| it.value)
     }
 }

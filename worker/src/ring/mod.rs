@@ -8,10 +8,13 @@
 //! [`Ring`] is the trainer's handle; one engine task per generation owns all state. [`plan`] says
 //! what goes where, [`operation`] does it to the data, [`outbox`] decides what is sent next, and
 //! [`link`] is the seam to the wires: gRPC ([`grpc`] calls, [`service`] is called), or memory in
-//! tests. The coordinator is on no one's path here, and no tensor is known: only numbers and bytes.
+//! tests. Sums come in two orders: [`terms`] defines the canonical one, which does not depend on
+//! the number of ranks, and [`fold`] does it; the fast one is a reduce-scatter and an all-gather.
+//! The coordinator is on no one's path here, and no tensor is known: only numbers and bytes.
 
 mod engine;
 mod error;
+mod fold;
 mod grpc;
 mod handle;
 mod link;
@@ -23,6 +26,7 @@ mod outbox;
 mod parcel;
 mod plan;
 mod service;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -30,3 +34,4 @@ pub use self::error::RingError;
 pub use self::handle::{Member, Pending, Ring, Settings};
 pub use self::link::Inbox;
 pub use self::service::RingServer;
+pub use self::terms::{Order, Terms};

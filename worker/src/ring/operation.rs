@@ -5,10 +5,14 @@
 //! plan, put in its place, and handed on. It knows no wires, clocks or other operations. A chunk
 //! that has been received is handed on as it came, without another copy or checksum.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
+use convoy_common::config::Wire;
 use tokio::sync::oneshot;
 
 use super::RingError;
+use super::fold::Fold;
 use super::numbers;
 use super::parcel::{Collective, Parcel};
 use super::plan::{GatherPlan, ReducePlan, chunk_count, chunk_range};
@@ -19,12 +23,29 @@ const MAX_BLOCK_BYTES: u64 = 4 << 30;
 const FIRST_RESERVE: usize = 64 << 20;
 
 /// Where the result goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, RingError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<Done<T>, RingError>>;
+
+/// A result, and when it was there.
+#[derive(Debug)]
+pub(crate) struct Done<T> {
+    pub(crate) value: T,
+    pub(crate) at: Instant,
+}
+
+/// Gives the result to whoever waits.
+pub(crate) fn deliver<T>(reply: Reply<T>, value: T) {
+    // A receiver that is gone has given up waiting, which is its right.
+    let _ = reply.send(Ok(Done { value, at: Instant::now() }));
+}
+
+/// What goes to the right after an arrival.
+pub(crate) type Onward = [Option<Parcel>; 2];
 
 /// An operation in flight.
 pub(crate) enum Operation {
     Reduce(Reduce),
     Gather(Gather),
+    Fold(Fold),
 }
 
 impl Operation {
@@ -32,6 +53,7 @@ impl Operation {
         match self {
             Self::Reduce(_) => Collective::AllReduce,
             Self::Gather(_) => Collective::AllGather,
+            Self::Fold(_) => Collective::Fold,
         }
     }
 
@@ -40,6 +62,7 @@ impl Operation {
         match self {
             Self::Reduce(it) => chunk_count(it.plan.segment(it.plan.outgoing(0)).len(), it.chunk),
             Self::Gather(it) => chunk_count(it.own.len(), it.chunk),
+            Self::Fold(it) => it.first_count(),
         }
     }
 
@@ -54,13 +77,14 @@ impl Operation {
                 let segment = it.plan.segment(it.plan.outgoing(0));
                 let range = chunk_range(segment.len(), it.chunk, index)?;
                 let data = &it.data[segment.start + range.start..segment.start + range.end];
-                let total = segment.len() * numbers::SIZE;
-                Some(Parcel::sealed(id, (0, index), total, numbers::to_bytes(data)))
+                let total = segment.len() * numbers::size(it.wire);
+                Some(Parcel::sealed(id, (0, index), total, numbers::encode(it.wire, data)))
             }
             Self::Gather(it) => {
                 let range = chunk_range(it.own.len(), it.chunk, index)?;
                 Some(Parcel::sealed(id, (0, index), it.own.len(), it.own.slice(range)))
             }
+            Self::Fold(it) => it.first(number, index),
         }
     }
 
@@ -68,7 +92,7 @@ impl Operation {
     ///
     /// # Errors
     /// What does not fit the plan, as a text. The operation is of no more use then.
-    pub(crate) fn accept(&mut self, parcel: Parcel) -> Result<Option<Parcel>, String> {
+    pub(crate) fn accept(&mut self, parcel: Parcel) -> Result<Onward, String> {
         if parcel.collective != self.collective() {
             let (ours, theirs) = (self.collective(), parcel.collective);
             return Err(format!(
@@ -77,8 +101,9 @@ impl Operation {
             ));
         }
         match self {
-            Self::Reduce(it) => it.accept(parcel),
-            Self::Gather(it) => it.accept(parcel),
+            Self::Reduce(it) => it.accept(parcel).map(|onward| [onward, None]),
+            Self::Gather(it) => it.accept(parcel).map(|onward| [onward, None]),
+            Self::Fold(it) => it.accept(parcel),
         }
     }
 
@@ -87,17 +112,22 @@ impl Operation {
         match self {
             Self::Reduce(it) => it.arrivals.hops_left == 0,
             Self::Gather(it) => it.arrivals.hops_left == 0,
+            Self::Fold(it) => it.is_complete(),
         }
     }
 
     /// Ends the operation; whoever waits gets the result, or the error if there is one.
     pub(crate) fn finish(self, error: Option<&RingError>) {
-        // A receiver that is gone has given up waiting, which is its right.
         match (self, error) {
-            (Self::Reduce(it), None) => drop(it.reply.send(Ok(it.data))),
+            (Self::Reduce(it), None) => deliver(it.reply, it.data),
             (Self::Reduce(it), Some(error)) => drop(it.reply.send(Err(error.clone()))),
             (Self::Gather(it), None) => it.deliver(),
             (Self::Gather(it), Some(error)) => drop(it.reply.send(Err(error.clone()))),
+            (Self::Fold(it), None) => {
+                let (sum, reply) = it.into_sum();
+                deliver(reply, sum);
+            }
+            (Self::Fold(it), Some(error)) => drop(it.reply.send(Err(error.clone()))),
         }
     }
 }
@@ -145,6 +175,7 @@ pub(crate) struct Reduce {
     /// Elements of a chunk.
     chunk: usize,
     data: Vec<f32>,
+    wire: Wire,
     arrivals: Arrivals,
     reply: Reply<Vec<f32>>,
 }
@@ -153,22 +184,25 @@ impl Reduce {
     pub(crate) fn new(
         (world, rank): (u32, u32),
         chunk_bytes: usize,
-        data: Vec<f32>,
+        (mut data, wire): (Vec<f32>, Wire),
         reply: Reply<Vec<f32>>,
     ) -> Self {
         let plan = ReducePlan { elements: data.len(), world, rank };
-        let chunk = (chunk_bytes / numbers::SIZE).max(1);
-        Self { plan, chunk, data, arrivals: Arrivals::new(plan.hops()), reply }
+        let chunk = (chunk_bytes / numbers::size(wire)).max(1);
+        // A rank's own numbers get what those of the others get on the way.
+        numbers::round(wire, &mut data);
+        Self { plan, chunk, data, wire, arrivals: Arrivals::new(plan.hops()), reply }
     }
 
     fn accept(&mut self, parcel: Parcel) -> Result<Option<Parcel>, String> {
         self.arrivals.check(&parcel)?;
         let Parcel { operation, collective, hop, index, total, .. } = parcel;
         let segment = self.plan.segment(self.plan.incoming(hop));
-        let bytes = segment.len() * numbers::SIZE;
+        let size = numbers::size(self.wire);
+        let bytes = segment.len() * size;
         let count = chunk_count(segment.len(), self.chunk);
         let range = chunk_range(segment.len(), self.chunk, index)
-            .filter(|it| total == bytes as u64 && parcel.data.len() == it.len() * numbers::SIZE)
+            .filter(|it| total == bytes as u64 && parcel.data.len() == it.len() * size)
             .ok_or_else(|| {
                 format!(
                     "operation {operation} hop {hop} chunk {index}: {} of {total} bytes do not \
@@ -178,12 +212,13 @@ impl Reduce {
             })?;
         let place = &mut self.data[segment.start + range.start..segment.start + range.end];
         let onward = if self.plan.reduces(hop) {
-            numbers::add(place, &parcel.data);
+            numbers::add_from(self.wire, place, &parcel.data);
+            numbers::round(self.wire, place);
             // The sum goes on at once, while it is in the cache.
-            let sum = numbers::to_bytes(place);
+            let sum = numbers::encode(self.wire, place);
             Some(Parcel::sealed((operation, collective), (hop + 1, index), bytes, sum))
         } else {
-            numbers::store(place, &parcel.data);
+            numbers::store_from(self.wire, place, &parcel.data);
             (!self.arrivals.is_last_hop(hop)).then(|| parcel.onward())
         };
         self.arrivals.count(hop, count);
@@ -254,6 +289,6 @@ impl Gather {
         for (hop, block) in (0..).zip(self.blocks) {
             blocks[self.plan.incoming(hop) as usize] = block.bytes.freeze();
         }
-        let _ = self.reply.send(Ok(blocks));
+        deliver(self.reply, blocks);
     }
 }

@@ -15,6 +15,8 @@ pub(crate) const MAX_CHUNK_BYTES: usize = 4 << 20;
 pub(crate) enum Collective {
     AllReduce,
     AllGather,
+    /// The all-reduce in the order of microbatches.
+    Fold,
 }
 
 /// A piece of one operation.
@@ -137,6 +139,7 @@ impl From<Outgoing> for pb::Frame {
                 collective: match it.collective {
                     Collective::AllReduce => pb::Collective::AllReduce,
                     Collective::AllGather => pb::Collective::AllGather,
+                    Collective::Fold => pb::Collective::Fold,
                 }
                 .into(),
                 total: it.total,
@@ -157,6 +160,7 @@ impl From<pb::Frame> for Arrival {
                 let collective = match chunk.collective() {
                     pb::Collective::AllReduce => Collective::AllReduce,
                     pb::Collective::AllGather => Collective::AllGather,
+                    pb::Collective::Fold => Collective::Fold,
                     pb::Collective::Unspecified => return Self::Bad(BadParcel::Unknown),
                 };
                 Self::checked(Parcel {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use convoy_common::config;
 use convoy_common::ids::{Generation, Rank, Term};
 use convoy_common::rpc::Address;
 use futures::future::join_all;
@@ -10,10 +11,31 @@ use tokio::time::Instant;
 
 use super::memory::{self, Fate, Wire};
 use super::parcel::Outgoing;
-use super::{Member, Ring, RingError, RingServer, Settings};
+use super::terms::tests::{bits, definition, gradient, terms};
+use super::{Member, Order, Pending, Ring, RingError, RingServer, Settings};
 
 const CHUNK: usize = 1 << 10;
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Both ways to sum; whatever goes wrong must look alike.
+const KINDS: [Kind; 2] = [Kind::Fast, Kind::Canonical];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Fast,
+    Canonical,
+}
+
+/// What rank `rank` of `world` gives to a sum of no particular numbers.
+fn submit(kind: Kind, ring: &Ring, rank: usize, world: usize) -> Pending<Vec<f32>> {
+    match kind {
+        Kind::Fast => ring.all_reduce(vec![1.0; 10_000], config::Wire::Fp32),
+        Kind::Canonical => {
+            let order = Order { microbatches: 7, block: 2 };
+            ring.sum(terms(order, rank as u32, world as u32, 10_000))
+        }
+    }
+}
 
 fn generation(counter: u32) -> Generation {
     Generation { term: Term(1), counter }
@@ -79,7 +101,10 @@ fn data(rank: usize, elements: usize) -> Vec<f32> {
 }
 
 async fn check_sum(rings: &[Ring], elements: usize) {
-    let pending = rings.iter().enumerate().map(|(r, it)| it.all_reduce(data(r, elements)).done());
+    let pending = rings
+        .iter()
+        .enumerate()
+        .map(|(r, it)| it.all_reduce(data(r, elements), config::Wire::Fp32).done());
     let sums: Vec<Vec<f32>> =
         join_all(pending).await.into_iter().collect::<Result<_, _>>().unwrap();
     let bits = |it: &[f32]| it.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -91,6 +116,17 @@ async fn check_sum(rings: &[Ring], elements: usize) {
     for (i, &sum) in sums[0].iter().enumerate() {
         let exact: f64 = inputs.iter().map(|it| f64::from(it[i])).sum();
         assert!((f64::from(sum) - exact).abs() < 1e-5, "element {i}: {sum} for {exact}");
+    }
+}
+
+/// The sum must have the bits of the definition on every rank.
+async fn check_canonical(rings: &[Ring], order: Order, elements: usize) {
+    let world = rings.len() as u32;
+    let sums = (0..).zip(rings).map(|(r, it)| it.sum(terms(order, r, world, elements)).done());
+    let gradients: Vec<_> = (0..order.microbatches).map(|it| gradient(it, elements)).collect();
+    let expected = bits(&definition(&gradients, order.block));
+    for sum in join_all(sums).await {
+        assert!(bits(&sum.unwrap()) == expected, "{order:?}, {elements} on {world} ranks");
     }
 }
 
@@ -109,15 +145,25 @@ async fn conforms(rings: &[Ring]) {
     for elements in [0, 1, rings.len().saturating_sub(1), 97, 1009, 7919] {
         check_sum(rings, elements).await;
     }
+    for (microbatches, block) in [(1, 1), (8, 1), (13, 1), (8, 2), (13, 3), (5, 8)] {
+        for elements in [0, 1, 257, 1009] {
+            check_canonical(rings, Order { microbatches, block }, elements).await;
+        }
+    }
     check_gather(rings).await;
     // Two operations in flight, of which either may be the longer.
     for elements in [3, 60_000] {
         tokio::join!(check_sum(rings, elements), check_gather(rings));
+        let order = Order { microbatches: 9, block: 2 };
+        tokio::join!(check_canonical(rings, order, elements), check_gather(rings));
     }
     for end in join_all(rings.iter().map(|it| it.shutdown().done())).await {
         assert_eq!(end, Ok(()));
     }
-    assert_eq!(rings[0].all_reduce(vec![1.0]).done().await, Err(RingError::Closed));
+    assert_eq!(
+        rings[0].all_reduce(vec![1.0], config::Wire::Fp32).done().await,
+        Err(RingError::Closed)
+    );
 }
 
 #[tokio::test]
@@ -140,13 +186,18 @@ async fn millions_of_numbers_are_summed_over_memory_and_over_grpc() {
     check_sum(&over_memory(3, 256 << 10), 2_000_003).await;
     let (rings, _servers) = over_grpc(3, 256 << 10).await;
     check_sum(&rings, 3_000_017).await;
+    check_canonical(&rings, Order { microbatches: 4, block: 1 }, 2_333_440).await;
+    check_canonical(&rings, Order { microbatches: 8, block: 3 }, 1_000_003).await;
 }
 
 #[tokio::test]
 async fn a_small_operation_overtakes_a_big_one_that_was_submitted_before_it() {
     let rings = over_memory(2, CHUNK);
-    let big = join_all(rings.iter().map(|it| it.all_reduce(vec![1.0; 500_000]).done()));
-    let small = join_all(rings.iter().map(|it| it.all_reduce(vec![2.0]).done()));
+    let big = join_all(
+        rings.iter().map(|it| it.all_reduce(vec![1.0; 500_000], config::Wire::Fp32).done()),
+    );
+    let small =
+        join_all(rings.iter().map(|it| it.all_reduce(vec![2.0], config::Wire::Fp32).done()));
     let mut big = std::pin::pin!(big);
     tokio::select! {
         biased;
@@ -159,9 +210,12 @@ async fn a_small_operation_overtakes_a_big_one_that_was_submitted_before_it() {
 #[tokio::test(start_paused = true)]
 async fn a_rank_that_submits_late_finds_what_came_before() {
     let rings = over_memory(3, CHUNK);
-    let early: Vec<_> = rings[..2].iter().map(|it| it.all_reduce(vec![1.0; 5000]).done()).collect();
+    let early: Vec<_> = rings[..2]
+        .iter()
+        .map(|it| it.all_reduce(vec![1.0; 5000], config::Wire::Fp32).done())
+        .collect();
     tokio::time::sleep(TIMEOUT / 2).await;
-    let late = rings[2].all_reduce(vec![1.0; 5000]).done();
+    let late = rings[2].all_reduce(vec![1.0; 5000], config::Wire::Fp32).done();
     assert_eq!(late.await, Ok(vec![3.0; 5000]));
     assert!(join_all(early).await.into_iter().all(|it| it == Ok(vec![3.0; 5000])));
 }
@@ -182,17 +236,18 @@ fn broken(world: u32, broken: u32, frames: u32, fate: fn(Outgoing) -> Fate) -> V
     wired((0..world).map(wire).collect())
 }
 
-async fn errors(rings: &[Ring]) -> Vec<RingError> {
-    let pending = rings.iter().map(|it| it.all_reduce(vec![1.0; 10_000]).done());
+/// What `rings`, the first of `world` ranks, get for a sum.
+async fn errors(kind: Kind, rings: &[Ring], world: usize) -> Vec<RingError> {
+    let pending = rings.iter().enumerate().map(|(r, it)| submit(kind, it, r, world).done());
     join_all(pending).await.into_iter().map(Result::unwrap_err).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn everyone_blames_the_peer_that_hangs_once_the_deadline_has_passed() {
-    for frames in [0, 7] {
+    for (kind, frames) in KINDS.into_iter().flat_map(|kind| [(kind, 0), (kind, 7)]) {
         let rings = broken(4, 1, frames, |_| Fate::Hang);
         let start = Instant::now();
-        let errors = errors(&rings).await;
+        let errors = errors(kind, &rings, 4).await;
         assert!(start.elapsed() >= TIMEOUT && start.elapsed() < TIMEOUT * 6 / 5);
         assert!(matches!(&errors[2], RingError::Timeout { peer, .. } if peer == "worker-1"));
         for error in errors {
@@ -203,23 +258,27 @@ async fn everyone_blames_the_peer_that_hangs_once_the_deadline_has_passed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rank_that_never_submits_is_blamed_by_all_others() {
-    let rings = over_memory(3, CHUNK);
-    for error in errors(&rings[..2]).await {
-        assert_eq!(error.blame(), Some("worker-2"), "{error}");
+    for kind in KINDS {
+        let rings = over_memory(3, CHUNK);
+        for error in errors(kind, &rings[..2], 3).await {
+            assert_eq!(error.blame(), Some("worker-2"), "{kind:?}: {error}");
+        }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wire_that_breaks_is_known_at_once_and_the_error_stays() {
-    let rings = broken(3, 0, 3, |_| Fate::Cut);
-    let start = Instant::now();
-    let first = errors(&rings).await;
-    assert!(start.elapsed() < Duration::from_secs(1));
-    assert!(matches!(&first[1], RingError::PeerLost { peer, .. } if peer == "worker-0"));
-    assert!(first.iter().all(|it| it.blame().is_some()));
-    // Every later operation fails with the same.
-    assert_eq!(errors(&rings).await, first);
-    assert_eq!(rings[1].shutdown().done().await, Err(first[1].clone()));
+    for kind in KINDS {
+        let rings = broken(3, 0, 3, |_| Fate::Cut);
+        let start = Instant::now();
+        let first = errors(kind, &rings, 3).await;
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(matches!(&first[1], RingError::PeerLost { peer, .. } if peer == "worker-0"));
+        assert!(first.iter().all(|it| it.blame().is_some()));
+        // Every later operation fails with the same.
+        assert_eq!(errors(kind, &rings, 3).await, first);
+        assert_eq!(rings[1].shutdown().done().await, Err(first[1].clone()));
+    }
 }
 
 /// A frame whose data no longer matches its checksum.
@@ -237,10 +296,12 @@ fn corrupted(frame: Outgoing) -> Fate {
 
 #[tokio::test(start_paused = true)]
 async fn a_single_wrong_bit_is_detected_and_its_sender_named() {
-    let rings = broken(3, 2, 4, corrupted);
-    let errors = errors(&rings).await;
-    assert!(matches!(&errors[0], RingError::Corrupt { peer, .. } if peer == "worker-2"));
-    assert!(errors.iter().all(|it| it.blame() == Some("worker-2")), "{errors:?}");
+    for kind in KINDS {
+        let rings = broken(3, 2, 4, corrupted);
+        let errors = errors(kind, &rings, 3).await;
+        assert!(matches!(&errors[0], RingError::Corrupt { peer, .. } if peer == "worker-2"));
+        assert!(errors.iter().all(|it| it.blame() == Some("worker-2")), "{errors:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,9 +322,9 @@ async fn impossible_chunks_are_errors_and_no_panics() {
         |it| it.operation = u64::MAX,
         |it| it.collective = super::parcel::Collective::AllGather,
     ];
-    for change in changes {
+    for (kind, change) in KINDS.into_iter().flat_map(|kind| changes.map(|change| (kind, change))) {
         let rings = wired(vec![tampered(change), Box::new(Fate::Pass)]);
-        let errors = errors(&rings).await;
+        let errors = errors(kind, &rings, 2).await;
         assert!(matches!(&errors[1], RingError::OutOfStep { peer, .. } if peer == "worker-0"));
     }
     let rings = wired(vec![tampered(|it| it.total = u64::MAX), Box::new(Fate::Pass)]);
@@ -274,9 +335,72 @@ async fn impossible_chunks_are_errors_and_no_panics() {
 #[tokio::test(start_paused = true)]
 async fn ranks_that_disagree_about_the_size_are_told() {
     let rings = over_memory(2, CHUNK);
-    let pending = [rings[0].all_reduce(vec![1.0; 10]), rings[1].all_reduce(vec![1.0; 12])];
-    for outcome in join_all(pending.map(super::Pending::done)).await {
+    let pending = [
+        rings[0].all_reduce(vec![1.0; 10], config::Wire::Fp32),
+        rings[1].all_reduce(vec![1.0; 12], config::Wire::Fp32),
+    ];
+    for outcome in join_all(pending.map(Pending::done)).await {
         assert!(outcome.unwrap_err().blame().is_some());
+    }
+    let rings = over_memory(2, CHUNK);
+    let order = Order { microbatches: 2, block: 1 };
+    let pending = [rings[0].sum(terms(order, 0, 2, 10)), rings[1].sum(terms(order, 1, 2, 12))];
+    for outcome in join_all(pending.map(Pending::done)).await {
+        assert!(outcome.unwrap_err().blame().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranks_that_disagree_about_the_blocks_are_told_where_it_shows() {
+    // Between the ranks of 9 microbatches, blocks of 3 are cut, blocks of 4 are not.
+    let rings = over_memory(2, CHUNK);
+    let order = |block| Order { microbatches: 9, block };
+    let first = rings[0].sum(terms(order(3), 0, 2, 300));
+    let second = rings[1].sum(terms(order(4), 1, 2, 300));
+    let error = second.done().await.unwrap_err();
+    assert!(matches!(&error, RingError::OutOfStep { peer, .. } if peer == "worker-0"), "{error}");
+    assert!(first.done().await.unwrap_err().blame().is_some());
+}
+
+#[tokio::test]
+async fn rounded_sums_have_equal_bits_on_all_ranks_and_are_rounded_on_one_rank_too() {
+    for world in 1..=4 {
+        let (rings, _servers) = over_grpc(world, CHUNK).await;
+        let inputs: Vec<_> = (0..world as usize).map(|r| data(r, 1009)).collect();
+        let sums = rings
+            .iter()
+            .zip(&inputs)
+            .map(|(it, data)| it.all_reduce(data.clone(), config::Wire::Bf16).done());
+        let sums: Vec<Vec<f32>> = join_all(sums).await.into_iter().map(Result::unwrap).collect();
+        for sum in &sums {
+            assert_eq!(bits(sum), bits(&sums[0]));
+            assert!(sum.iter().all(|it| it.to_bits() & 0xffff == 0), "each is a bfloat16");
+        }
+        for (i, &sum) in sums[0].iter().enumerate() {
+            let exact: f64 = inputs.iter().map(|it| f64::from(it[i])).sum();
+            let size: f64 = inputs.iter().map(|it| f64::from(it[i]).abs()).sum();
+            assert!((f64::from(sum) - exact).abs() <= size * f64::from(world) / 256.0);
+        }
+        let halves = rings[0].bytes_sent();
+        rings.iter().for_each(drop);
+        let (rings, _servers) = over_grpc(world, CHUNK).await;
+        check_sum(&rings, 1009).await;
+        assert_eq!(rings[0].bytes_sent(), 2 * halves);
+    }
+}
+
+#[tokio::test]
+async fn every_rank_sends_each_number_twice_at_most() {
+    const N: u64 = 10_007;
+    for world in [2u64, 3, 5] {
+        let rings = over_memory(world as u32, CHUNK);
+        check_canonical(&rings, Order { microbatches: 11, block: 1 }, N as usize).await;
+        let sent: Vec<u64> = rings.iter().map(|it| it.bytes_sent() / 4).collect();
+        // Up to the last rank, then round to the one before it.
+        let running = |rank: u64| if rank + 1 < world { N } else { 0 };
+        let total = |rank: u64| if rank + 2 == world { 0 } else { N };
+        let expected: Vec<u64> = (0..world).map(|rank| running(rank) + total(rank)).collect();
+        assert_eq!(sent, expected);
     }
 }
 
@@ -287,7 +411,7 @@ fn a_ring_of_one_returns_what_it_is_given() {
         let (addresses, servers) = servers(1).await;
         Ring::open(settings(0, &addresses, CHUNK), &servers[0]).await.unwrap()
     });
-    assert_eq!(ring.all_reduce(vec![1.0, 2.0]).wait(), Ok(vec![1.0, 2.0]));
+    assert_eq!(ring.all_reduce(vec![1.0, 2.0], config::Wire::Fp32).wait(), Ok(vec![1.0, 2.0]));
     assert_eq!(ring.all_gather(Bytes::from("a")).wait(), Ok(vec![Bytes::from("a")]));
     assert_eq!(ring.shutdown().wait(), Ok(()));
 }
@@ -344,7 +468,10 @@ fn neighbours_name_a_worker_whose_process_ends_in_the_middle() {
         let others = lively.block_on(async { tokio::try_join!(open(0), open(1)) }).unwrap();
         (others, victim.join().unwrap())
     });
-    let pending = [others.0.all_reduce(vec![1.0; 5000]), others.1.all_reduce(vec![1.0; 5000])];
+    let pending = [
+        others.0.all_reduce(vec![1.0; 5000], config::Wire::Fp32),
+        others.1.all_reduce(vec![1.0; 5000], config::Wire::Fp32),
+    ];
     let start = std::time::Instant::now();
     // Its sockets close as they do when a process is killed; it never submitted its part.
     doomed.shutdown_background();

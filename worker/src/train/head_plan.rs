@@ -109,14 +109,25 @@ impl HeadPlan {
     }
 
     /// Says once what was chosen, with the bytes and the arithmetic of both ways.
-    pub(super) fn log(&self, batch: u32) {
+    ///
+    /// Bytes are what the busiest rank sends in a step of `batch`; arithmetic is what each rank
+    /// multiplies: all rows of factors, or its own for gradients, which are added up besides.
+    pub(super) fn log(&self, batch: u32, world: u32) {
+        let others = f64::from(world - 1) / f64::from(world);
         for (widths, choice) in &self.layers {
+            let product = 2e-9 * f64::from(batch) * (widths.inputs * widths.outputs) as f64;
+            let gradients = match world {
+                1 => 0.0,
+                2 => 0.5,
+                _ => 1.0,
+            };
             info!(
                 layer = widths.name,
                 choice = ?choice,
-                factors_mb = megabytes(factor_floats(batch, widths)),
-                gradient_mb = megabytes(gradient_floats(widths)),
-                gflop = 2e-9 * f64::from(batch) * (widths.inputs * widths.outputs) as f64,
+                factors_mb = others * megabytes(factor_floats(batch, widths)),
+                gradients_mb = gradients * megabytes(gradient_floats(widths)),
+                factors_gflop = product,
+                gradients_gflop = product / f64::from(world),
                 "head exchange"
             );
         }

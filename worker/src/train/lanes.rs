@@ -18,6 +18,7 @@ use super::head_plan::HeadPlan;
 use crate::data::Microbatch;
 use crate::model::evaluate::Evaluation;
 use crate::model::{Dropout, Factors, Input, Lane, Net, Place, threads};
+use crate::ring::Terms;
 
 /// No microbatch takes longer; what does is stuck.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -96,7 +97,7 @@ impl Lanes {
     pub(super) fn heads(
         &self,
         count: usize,
-        gradients: &mut Gradients,
+        gradients: &mut Terms,
     ) -> Result<Vec<HeadResult>, TrainError> {
         let mut heads = BTreeMap::new();
         while heads.len() < count {
@@ -111,19 +112,15 @@ impl Lanes {
         Ok(heads.into_values().collect())
     }
 
-    /// Waits for the gradients of `count` microbatches and folds them in microbatch order.
-    pub(super) fn gradients(
-        &self,
-        count: usize,
-        mut so_far: Gradients,
-    ) -> Result<Vec<f32>, TrainError> {
-        while so_far.received < count {
+    /// Waits until the gradients of `count` microbatches are there.
+    pub(super) fn gradients(&self, count: usize, mut so_far: Terms) -> Result<Terms, TrainError> {
+        while so_far.received() < count {
             match self.receive()? {
                 (number, Outcome::Gradient(gradient)) => so_far.add(number, gradient),
                 (_, other) => return Err(unexpected(other)),
             }
         }
-        Ok(so_far.sum)
+        Ok(so_far)
     }
 
     /// Waits for one evaluated microbatch; gives its number too.
@@ -155,33 +152,6 @@ impl Drop for Lanes {
             if thread.join().is_err() {
                 tracing::error!("a lane panicked");
             }
-        }
-    }
-}
-
-/// A left fold over microbatches: each is added as soon as all before it have been.
-#[derive(Debug)]
-pub(super) struct Gradients {
-    next: u32,
-    received: usize,
-    early: BTreeMap<u32, Vec<f32>>,
-    sum: Vec<f32>,
-}
-
-impl Gradients {
-    /// The sum over no microbatch: `len` zeros. The first to be added is number `first`.
-    pub(super) fn zero(first: u32, len: usize) -> Self {
-        Self { next: first, received: 0, early: BTreeMap::new(), sum: vec![0.0; len] }
-    }
-
-    fn add(&mut self, number: u32, gradient: Vec<f32>) {
-        self.early.insert(number, gradient);
-        self.received += 1;
-        while let Some(gradient) = self.early.remove(&self.next) {
-            for (sum, value) in self.sum.iter_mut().zip(&gradient) {
-                *sum += value;
-            }
-            self.next += 1;
         }
     }
 }
@@ -251,26 +221,5 @@ fn unexpected(outcome: Outcome) -> TrainError {
     match outcome {
         Outcome::Failed(error) => error,
         _ => TrainError::LaneDied,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gradients_are_folded_in_microbatch_order_whatever_order_they_come_in() {
-        let parts = [1.0e8_f32, 1.0, -1.0e8, 1.0];
-        let fold = |order: [u32; 4]| {
-            let mut sum = Gradients::zero(10, 1);
-            for number in order {
-                sum.add(10 + number, vec![parts[number as usize]]);
-            }
-            sum.sum[0]
-        };
-        let in_order = ((0.0 + parts[0]) + parts[1] + parts[2]) + parts[3];
-        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
-            assert_eq!(fold(order).to_bits(), in_order.to_bits());
-        }
     }
 }

@@ -38,6 +38,8 @@ pub enum Report {
         shared: SharedState,
         /// From the snapshot to the end of the upload.
         took: Duration,
+        /// Digest of the whole state on this worker.
+        state_digest: String,
     },
     /// This rank's part of a checkpoint did not reach the store.
     PartFailed {
@@ -45,6 +47,8 @@ pub enum Report {
         position: Position,
         /// Why.
         error: String,
+        /// Digest of the whole state on this worker.
+        state_digest: String,
     },
     /// This worker left the generation without the others' agreement.
     Failed {
@@ -96,6 +100,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// What it cost on this worker.
     pub times: StepTimes,
+    /// What this worker sent on the ring, without the frames around the numbers.
+    pub bytes_sent: u64,
 }
 
 /// Counts over the whole validation split.
@@ -138,6 +144,7 @@ impl Report {
                 correct: it.correct,
                 learning_rate: it.learning_rate,
                 times: Some(it.times.into()),
+                bytes_sent: it.bytes_sent,
             }),
             Self::Evaluation(it) => Kind::Evaluation(pb::EvaluationReport {
                 generation,
@@ -150,20 +157,24 @@ impl Report {
                 learning_rate: it.learning_rate,
                 schedule_done: it.schedule_done,
             }),
-            Self::PartUploaded { position, part, shared, took } => {
+            Self::PartUploaded { position, part, shared, took, state_digest } => {
                 Kind::PartUploaded(pb::PartUploaded {
                     generation,
                     position: Some(position.into()),
                     part_json: json(&part),
                     shared_json: json(&shared),
                     seconds: took.as_secs_f64(),
+                    state_digest,
                 })
             }
-            Self::PartFailed { position, error } => Kind::PartFailed(pb::PartFailed {
-                generation,
-                position: Some(position.into()),
-                error,
-            }),
+            Self::PartFailed { position, error, state_digest } => {
+                Kind::PartFailed(pb::PartFailed {
+                    generation,
+                    position: Some(position.into()),
+                    error,
+                    state_digest,
+                })
+            }
             Self::Failed { position, blame, error, exit_code } => {
                 Kind::GenerationFailed(pb::GenerationFailed {
                     generation,
@@ -205,6 +216,7 @@ impl From<StepTimes> for pb::StepTimes {
             all_reduce: it.all_reduce.as_secs_f64(),
             update: it.update.as_secs_f64(),
             total: it.total.as_secs_f64(),
+            hidden: it.hidden.as_secs_f64(),
         }
     }
 }

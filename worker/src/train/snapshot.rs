@@ -1,7 +1,7 @@
 //! Checkpoints on the worker's side: one slot, filled at a step boundary, emptied by an upload.
 //!
 //! ```text
-//! trainer: copy this rank's slices -> slot -> uploader: hash, encode, put -> report
+//! trainer: hash the whole state, copy this rank's slices -> slot -> uploader: encode, put -> report
 //! ```
 //!
 //! Training goes on while the uploader works. There is one slot, so memory is bounded; a checkpoint
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::TrainError;
 use super::report::Report;
 use crate::model::{ModelError, Net};
+use crate::state;
 
 /// How long the last checkpoint of a run waits for the one before to be uploaded.
 const SLOT_DEADLINE: Duration = Duration::from_secs(600);
@@ -80,9 +81,13 @@ impl Uploader {
         Ok(())
     }
 
-    /// Copies this rank's part of the state and starts its upload.
+    /// Hashes the state, copies this rank's part of it and starts the upload.
+    ///
+    /// Each rank hashes all of it, and not only its part: that is how a state that is another than
+    /// those of the other ranks shows.
     pub(super) fn take(&self, net: &Net, shared: SharedState) -> Result<(), TrainError> {
         let start = Instant::now();
+        let state_digest = state::digest(net, &self.layout)?;
         let Place { lineage, term, rank, world } = self.place;
         let slices = self.layout.share(rank.0, world);
         let data: Vec<Bytes> = self.layout.slices()[slices.clone()]
@@ -119,7 +124,7 @@ impl Uploader {
                         seconds = took.as_secs_f64(),
                         "uploaded this rank's part of a checkpoint"
                     );
-                    Report::PartUploaded { position, part, shared, took }
+                    Report::PartUploaded { position, part, shared, took, state_digest }
                 }
                 Err(error) => {
                     warn!(
@@ -128,7 +133,7 @@ impl Uploader {
                         error,
                         "a checkpoint's part was not stored"
                     );
-                    Report::PartFailed { position, error }
+                    Report::PartFailed { position, error, state_digest }
                 }
             };
             // The slot is free before the report, so that a coordinator that has all parts of a

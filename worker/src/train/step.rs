@@ -4,16 +4,21 @@
 //! update needs no network. A step therefore either happened on this rank as a whole or not at all,
 //! and ranks that stop differ by one step at most.
 
+use std::ops::Range;
+use std::time::Instant;
+
+use convoy_common::config::{Numerics, Reduction};
 use convoy_common::ids::Position;
 use convoy_common::sampling::Sampler;
 
 use super::boundary::Agreed;
 use super::exchange::{self, Statistics};
-use super::lanes::Gradients;
+use super::fault::Moment;
 use super::times::Stopwatch;
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
 use crate::model::{Hyper, Place};
+use crate::ring::{Order, Pending, Ring, Terms};
 
 /// How a step went.
 pub(super) enum Stepped {
@@ -30,6 +35,8 @@ pub(super) struct Committed {
     pub(super) total: Statistics,
     pub(super) agreed: Agreed,
     pub(super) times: StepTimes,
+    /// By this rank.
+    pub(super) bytes_sent: u64,
 }
 
 impl Trainer {
@@ -40,8 +47,10 @@ impl Trainer {
         let place = Place { epoch, step, batch: self.sampler.batch_size(step) };
         let mut watch = Stopwatch::start();
         let mut times = StepTimes::default();
+        let sent_before = self.ring.bytes_sent();
 
         self.control.enter(Phase::Data);
+        self.meet(Moment::Data)?;
         for _ in share.clone() {
             self.check_abandoned()?;
             let microbatch = self.pipeline.next().ok_or(TrainError::DataEnded)??;
@@ -51,22 +60,28 @@ impl Trainer {
 
         // The heads are on the ring while the trunks' backward passes compute.
         self.control.enter(Phase::Compute);
-        let mut gradients =
-            Gradients::zero(share.start, self.net.spec().trunk_len() + self.plan.dense_floats());
+        self.meet(Moment::Compute)?;
+        let microbatches = self.sampler.microbatches(step);
+        let numbers = self.net.spec().trunk_len() + self.plan.dense_floats();
+        let mut gradients = terms(&self.config.numerics, microbatches, share.clone(), numbers);
         let heads = self.lanes.heads(share.len(), &mut gradients)?;
         let statistics: Vec<Statistics> = heads.iter().map(|head| head.statistics).collect();
         let factors = self.plan.join(heads.into_iter().map(|head| head.factors));
         let wishes = self.control.wishes();
         let block = exchange::encode(wishes, self.uploader.is_free(), &statistics, &factors);
-        let gather = self.ring.all_gather(block);
-        let gradient = self.lanes.gradients(share.len(), gradients)?;
-        let reduce = self.ring.all_reduce(gradient);
+        let (gather, submitted) = (self.ring.all_gather(block), Instant::now());
+        let gradients = self.lanes.gradients(share.len(), gradients)?;
+        let reduce = sum(&self.ring, &self.config.numerics, gradients);
         times.compute = watch.lap();
 
         self.control.enter(Phase::Ring);
-        let gathered = exchange::decode(&gather.wait()?, &self.plan.gathered())?;
+        self.meet(Moment::Ring)?;
+        let (blocks, gathered_at) = gather.wait_timed()?;
+        times.hidden = watch.last().min(gathered_at).saturating_duration_since(submitted);
+        let gathered = exchange::decode(&blocks, &self.plan.gathered())?;
         let summed = reduce.wait()?;
         times.all_reduce = watch.lap();
+        let bytes_sent = self.ring.bytes_sent() - sent_before;
 
         self.control.enter(Phase::Update);
         let reduced = self.plan.reduced(gathered.factors, summed, self.net.spec().trunk_len());
@@ -74,12 +89,35 @@ impl Trainer {
             let loss = gathered.total.loss / f64::from(place.batch);
             return Ok(Stepped::NonFinite { what: non_finite(self.position, loss, lr) });
         }
+        self.meet(Moment::Update)?;
         let train = &self.config.train;
         let hyper = Hyper { lr, momentum: train.momentum, weight_decay: train.weight_decay };
         self.net.commit(&reduced, hyper, self.lanes.len() as u32)?;
         times.update = watch.lap();
         times.total = watch.total();
-        Ok(Stepped::Committed(Committed { total: gathered.total, agreed: gathered.agreed, times }))
+        Ok(Stepped::Committed(Committed {
+            total: gathered.total,
+            agreed: gathered.agreed,
+            times,
+            bytes_sent,
+        }))
+    }
+}
+
+/// Where this rank's gradients are collected in the order that the run record wants.
+fn terms(numerics: &Numerics, microbatches: u32, share: Range<u32>, numbers: usize) -> Terms {
+    match numerics.reduction {
+        Reduction::Canonical => {
+            Terms::new(Order { microbatches, block: numerics.block }, share, numbers)
+        }
+        Reduction::Fast => Terms::apart(share, numbers),
+    }
+}
+
+fn sum(ring: &Ring, numerics: &Numerics, terms: Terms) -> Pending<Vec<f32>> {
+    match numerics.reduction {
+        Reduction::Canonical => ring.sum(terms),
+        Reduction::Fast => ring.all_reduce(terms.into_sum(), numerics.wire),
     }
 }
 

@@ -15,6 +15,9 @@ pub struct StepTimes {
     pub update: Duration,
     /// The whole step.
     pub total: Duration,
+    /// How long the exchange ran behind the computing, which is the part of it that costs no time;
+    /// within `compute`, not beside it.
+    pub hidden: Duration,
 }
 
 /// Measures the split: each lap ends one part.
@@ -34,6 +37,11 @@ impl Stopwatch {
     pub(super) fn lap(&mut self) -> Duration {
         let now = Instant::now();
         now - std::mem::replace(&mut self.lap, now)
+    }
+
+    /// When the last lap ended.
+    pub(super) fn last(&self) -> Instant {
+        self.lap
     }
 
     pub(super) fn total(&self) -> Duration {

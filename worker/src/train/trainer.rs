@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::boundary::{Snapshot, Timetable};
 use super::control::{Control, Phase};
+use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
 use super::lanes::Lanes;
 use super::report::{Cause, Report, StepReport};
@@ -53,6 +54,8 @@ pub struct Parts {
     pub runtime: Handle,
     /// To the coordinator.
     pub reports: mpsc::Sender<Report>,
+    /// What a test wants to happen; nothing in a worker.
+    pub fault: Option<Fault>,
 }
 
 /// How a generation ended when all ranks agreed.
@@ -90,6 +93,7 @@ pub struct Trainer {
     samples_seen: u64,
     last_loss: Option<f64>,
     reports: mpsc::Sender<Report>,
+    fault: Option<Fault>,
 }
 
 impl Trainer {
@@ -103,7 +107,7 @@ impl Trainer {
         let plan =
             HeadPlan::new(config.numerics.head_exchange, config.train.batch, net.spec().linears());
         if rank.0 == 0 {
-            plan.log(config.train.batch);
+            plan.log(config.train.batch, world);
         }
         let timetable = Timetable::new(&config, sampler.steps_per_epoch());
         let wanted = requests(sampler.clone(), timetable.clone(), shared.position, rank, world);
@@ -122,6 +126,7 @@ impl Trainer {
             runtime: parts.runtime,
             uploader: parts.uploader,
             reports: parts.reports,
+            fault: parts.fault,
             config,
             source,
             settings,
@@ -152,6 +157,7 @@ impl Trainer {
             };
             self.position = self.position.next(self.sampler.steps_per_epoch());
             self.control.reached(self.position);
+            self.meet(Moment::Committed)?;
             self.tell_step(lr, &committed);
 
             let mut due = self.timetable.due(self.position, committed.agreed);
@@ -180,6 +186,14 @@ impl Trainer {
         &self.net
     }
 
+    /// A moment at which a test may have planted something.
+    pub(super) fn meet(&mut self, moment: Moment) -> Result<(), TrainError> {
+        match &self.fault {
+            Some(fault) => fault(moment, self.position, &mut self.net),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn check_abandoned(&self) -> Result<(), TrainError> {
         if self.control.is_abandoned() { Err(TrainError::Abandoned) } else { Ok(()) }
     }
@@ -189,7 +203,7 @@ impl Trainer {
     }
 
     fn tell_step(&mut self, lr: f64, committed: &Committed) {
-        let Committed { total, times, .. } = committed;
+        let Committed { total, times, bytes_sent, .. } = committed;
         let loss = total.loss / f64::from(total.samples.max(1));
         self.samples_seen += u64::from(total.samples);
         self.last_loss = Some(loss);
@@ -201,6 +215,7 @@ impl Trainer {
                 correct: total.correct,
                 learning_rate: lr,
                 times: *times,
+                bytes_sent: *bytes_sent,
             }));
         }
     }

@@ -1,6 +1,6 @@
 //! A cluster of trainers in one process: real rings over gRPC, a real store, no coordinator.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +16,8 @@ use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
 use convoy_worker::train::{
-    Control, Ending, EvaluationReport, PartPlace, Parts, Report, StepReport, TrainError, Trainer,
-    Uploader,
+    Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Report, StepReport, TrainError,
+    Trainer, Uploader,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -31,6 +31,8 @@ const CLASSES: usize = 3;
 /// A run on a tiny drawn data set with a narrow net.
 pub(crate) struct Cluster {
     pub(crate) config: RunConfig,
+    /// Of the net; the images have three.
+    pub(crate) classes: usize,
     runtime: Runtime,
     source: Arc<InMemory>,
     store: Store,
@@ -46,10 +48,17 @@ pub(crate) struct Lived {
     pub(crate) steps: Vec<StepReport>,
     pub(crate) evaluations: Vec<EvaluationReport>,
     pub(crate) parts: Vec<(SharedState, PartEntry)>,
+    /// Of the whole state, as said with each part.
+    pub(crate) said: Vec<String>,
 }
 
 /// What happens to the ranks besides training.
 pub(crate) type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
+
+/// What is planted in a rank; it is given the way to kill that rank's connections, as a process
+/// that dies does.
+pub(crate) type Plant<'a> = &'a (dyn Fn(u32, Kill) -> Option<Fault> + Sync);
+pub(crate) type Kill = Arc<dyn Fn() + Send + Sync>;
 
 impl Cluster {
     /// A cluster whose config is that of the tests plus `extra` lines of `key=value`.
@@ -77,6 +86,8 @@ impl Cluster {
             [checkpoint]
             every_epochs = 0
             every_steps = 0
+            [cluster]
+            ring_chunk = '64KiB'
         ";
         let config = ConfigSource::new("test.toml".as_ref(), &overrides)
             .with_environment(Vec::new())
@@ -86,7 +97,15 @@ impl Cluster {
             .config;
         let store = Store::open(&config.run.url).unwrap();
         let runtime = Runtime::new().unwrap();
-        Self { config, runtime, source: Arc::new(draw()), store, _folder: folder, generations: 0 }
+        Self {
+            config,
+            classes: CLASSES,
+            runtime,
+            source: images(),
+            store,
+            _folder: folder,
+            generations: 0,
+        }
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
@@ -96,14 +115,29 @@ impl Cluster {
         from: Option<&Manifest>,
         disturb: Disturbance,
     ) -> Vec<Lived> {
+        self.run_with(lanes, from, disturb, &|_, _| None)
+    }
+
+    /// The same with faults.
+    pub(crate) fn run_with(
+        &mut self,
+        lanes: &[u32],
+        from: Option<&Manifest>,
+        disturb: Disturbance,
+        plant: Plant<'_>,
+    ) -> Vec<Lived> {
         self.generations += 1;
         let generation = Generation { term: Term(1), counter: self.generations };
         let world = lanes.len() as u32;
-        let servers: Vec<RingServer> = lanes
+        // A runtime for each rank's connections, so that one can die alone.
+        let lives: Vec<Arc<Mutex<Option<Runtime>>>> =
+            lanes.iter().map(|_| Arc::new(Mutex::new(Some(connections())))).collect();
+        let servers: Vec<RingServer> = lives
             .iter()
-            .map(|_| {
+            .map(|life| {
                 let any: Address = "127.0.0.1:0".parse().unwrap();
-                self.runtime.block_on(RingServer::bind(&any)).unwrap().1
+                let life = life.lock().unwrap();
+                life.as_ref().unwrap().block_on(RingServer::bind(&any)).unwrap().1
             })
             .collect();
         let roster: Vec<Member> = servers
@@ -114,12 +148,13 @@ impl Cluster {
                 address: server.address().into(),
             })
             .collect();
-        std::thread::scope(|scope| {
+        let lived = std::thread::scope(|scope| {
             let ranks: Vec<_> = servers
                 .iter()
                 .zip(lanes)
+                .zip(&lives)
                 .enumerate()
-                .map(|(rank, (server, &lanes))| {
+                .map(|(rank, ((server, &lanes), life))| {
                     let (roster, this) = (roster.clone(), &*self);
                     scope.spawn(move || {
                         let rank = rank as u32;
@@ -127,29 +162,42 @@ impl Cluster {
                             generation,
                             rank: Rank(rank),
                             roster,
-                            chunk_bytes: 64 << 10,
+                            chunk_bytes: this.config.cluster.ring_chunk as usize,
                             timeout: Duration::from_secs(20),
                             connect_timeout: Duration::from_secs(20),
                         };
-                        let ring = this.runtime.block_on(Ring::open(settings, server)).unwrap();
-                        this.live(rank, world, lanes, from, ring, disturb)
+                        let handle = life.lock().unwrap().as_ref().unwrap().handle().clone();
+                        let ring = handle.block_on(Ring::open(settings, server)).unwrap();
+                        let life = Arc::clone(life);
+                        let kill = move || {
+                            if let Some(runtime) = life.lock().unwrap().take() {
+                                runtime.shutdown_background();
+                            }
+                        };
+                        let fault = plant(rank, Arc::new(kill));
+                        this.live((rank, world, lanes), from, ring, disturb, fault)
                     })
                 })
                 .collect();
             ranks.into_iter().map(|it| it.join().unwrap()).collect()
-        })
+        });
+        for life in lives {
+            if let Some(runtime) = life.lock().unwrap().take() {
+                runtime.shutdown_background();
+            }
+        }
+        lived
     }
 
     fn live(
         &self,
-        rank: u32,
-        world: u32,
-        lanes: u32,
+        (rank, world, lanes): (u32, u32, u32),
         from: Option<&Manifest>,
         ring: Ring,
         disturb: Disturbance,
+        fault: Option<Fault>,
     ) -> Lived {
-        let spec = Spec::of(&self.config.model, CLASSES).unwrap();
+        let spec = Spec::of(&self.config.model, self.classes).unwrap();
         let mut net =
             Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU).unwrap();
         let layout = Arc::new(state::layout(&net));
@@ -184,6 +232,7 @@ impl Cluster {
             control,
             runtime: handle,
             reports,
+            fault,
         })
         .unwrap();
         let outcome = trainer.run();
@@ -195,13 +244,17 @@ impl Cluster {
             steps: Vec::new(),
             evaluations: Vec::new(),
             parts: Vec::new(),
+            said: Vec::new(),
         };
         drop(trainer);
         while let Some(report) = inbox.blocking_recv() {
             match report {
                 Report::Step(it) => lived.steps.push(it),
                 Report::Evaluation(it) => lived.evaluations.push(it),
-                Report::PartUploaded { part, shared, .. } => lived.parts.push((shared, part)),
+                Report::PartUploaded { part, shared, state_digest, .. } => {
+                    lived.parts.push((shared, part));
+                    lived.said.push(state_digest);
+                }
                 Report::PartFailed { error, .. } => panic!("a part was not stored: {error}"),
                 _ => {}
             }
@@ -216,7 +269,7 @@ impl Cluster {
             .iter()
             .map(|it| it.parts.iter().find(at).expect("every rank wrote a part").clone())
             .collect();
-        let spec = Spec::of(&self.config.model, CLASSES).unwrap();
+        let spec = Spec::of(&self.config.model, self.classes).unwrap();
         let layout = state::layout(&Net::zeroed(spec, Device::CPU).unwrap());
         let header = Header {
             run_id: "test".to_owned(),
@@ -229,13 +282,17 @@ impl Cluster {
                 digest: String::new(),
                 train: TRAINING_IMAGES,
                 validation: VALIDATION_IMAGES,
-                classes: CLASSES as u32,
+                classes: self.classes as u32,
             },
             shared: parts[0].0.clone(),
             tensors: layout.tensors().to_vec(),
         };
         Manifest::assemble(header, parts.into_iter().map(|(_, part)| part).collect()).unwrap()
     }
+}
+
+fn connections() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 /// Nothing happens.
@@ -250,6 +307,12 @@ fn at_the_start() -> SharedState {
         last_loss: None,
         world: 0,
     }
+}
+
+/// Drawn once for all clusters of a process.
+fn images() -> Arc<InMemory> {
+    static IMAGES: OnceLock<Arc<InMemory>> = OnceLock::new();
+    Arc::clone(IMAGES.get_or_init(|| Arc::new(draw())))
 }
 
 /// Small pictures in which the class decides the colour of a stripe.

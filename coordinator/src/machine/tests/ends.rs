@@ -132,17 +132,8 @@ fn a_non_finite_step_ends_the_job_with_its_own_code_and_no_new_checkpoint() {
 
 #[test]
 fn ends_that_differ_are_an_error_that_names_them() {
-    let digest = |number: u64| {
-        Report::Finished(Finished {
-            position: LAST,
-            cause: Cause::Completed,
-            detail: String::new(),
-            state_digest: format!("d{number}"),
-        })
-    };
-    let cases: [(&str, &dyn Fn(u64) -> Report); 3] = [
+    let cases: [(&str, &dyn Fn(u64) -> Report); 2] = [
         ("position", &|number| end(at(1, number as u32), Cause::Stopped)),
-        ("digest", &digest),
         ("cause", &|number| end(LAST, if number == 0 { Cause::Completed } else { Cause::Stopped })),
     ];
     for (what, report) in cases {
@@ -155,11 +146,27 @@ fn ends_that_differ_are_an_error_that_names_them() {
 }
 
 #[test]
+fn ends_in_different_states_are_a_divergence() {
+    let mut job = Job::training(2);
+    job.all_say(|number| {
+        Report::Finished(Finished {
+            position: LAST,
+            cause: Cause::Completed,
+            detail: String::new(),
+            state_digest: format!("d{number}"),
+        })
+    });
+    let outcome = job.outcome();
+    assert_eq!(outcome.exit_code, exit::DIVERGED);
+    assert!(outcome.message.starts_with("workers a, b hold different states"), "{outcome:?}");
+}
+
+#[test]
 fn a_final_checkpoint_that_cannot_be_kept_is_a_failure() {
     let mut job = Job::training(2);
     keep(&mut job, at(1, 0));
     job.say(0, part(LAST, 0));
-    job.say(1, Report::PartFailed { position: LAST, error: "denied".to_owned() });
+    job.say(1, part_failed(LAST, "denied"));
     job.all_say(|_| end(LAST, Cause::Completed));
     let outcome = job.outcome();
     assert_eq!(outcome.exit_code, exit::UNAVAILABLE);

@@ -76,7 +76,7 @@ fn what_does_not_fit_is_refused_with_a_reason_and_a_hint() {
         change(&mut hello);
         hello
     };
-    let cases: [(&str, Hello); 7] = [
+    let cases: [(&str, Hello); 8] = [
         (
             "the worker is of version 0.9, the coordinator of 1.2.3",
             with(|it| it.version = "0.9".into()),
@@ -90,6 +90,11 @@ fn what_does_not_fit_is_refused_with_a_reason_and_a_hint() {
         ("\"\" is no name for a worker", with(|it| it.name = String::new())),
         ("\"nowhere\" is no ring address", with(|it| it.ring_address = "nowhere".into())),
         ("\"h:0\" is no ring address", with(|it| it.ring_address = "h:0".into())),
+        (
+            "the run's kernels use 2 threads (numerics.threads_per_lane), and the worker has cores \
+             for 1",
+            with(|it| it.cores = Some(1)),
+        ),
     ];
     for (reason, hello) in cases {
         let refusal = refusal(plan(2), hello).expect(reason);
@@ -97,6 +102,69 @@ fn what_does_not_fit_is_refused_with_a_reason_and_a_hint() {
         assert!(!refusal.hint().is_empty());
     }
     assert_eq!(refusal(plan(2), with(|it| it.expect_config = Some("c0".into()))), None);
+}
+
+#[test]
+fn cores_that_are_not_known_or_not_used_are_not_counted() {
+    let mut on_gpu = Hello { cores: Some(1), ..hello("a") };
+    on_gpu.device = "cuda:0".to_owned();
+    assert_eq!(refusal(plan(2), on_gpu), None);
+    assert_eq!(refusal(plan(2), Hello { cores: None, ..hello("a") }), None);
+}
+
+#[test]
+fn a_worker_that_computes_other_bits_is_refused_and_its_place_is_free_again() {
+    let mut job = Job::new(plan(2));
+    job.join(0);
+    let recorded = |it: &Effect| matches!(it, Effect::RecordFingerprint(it) if it == "f0");
+    assert!(job.effects.iter().any(recorded), "{:?}", job.effects);
+    job.join_as(id(1), hello("b"), "f1");
+    let refusal = job.effects.iter().find_map(|effect| match effect {
+        Effect::Refuse { to, refusal } if *to == id(1) => Some(refusal),
+        _ => None,
+    });
+    assert_eq!(
+        refusal.expect("a refusal").to_string(),
+        "the worker computes other bits than the run: its numerics fingerprint is f1, the run's is \
+         f0"
+    );
+    assert_eq!(job.machine.status(job.now).detail, "1 of 2 workers joined (a)");
+    job.gone(1).join_as(id(2), hello("c"), "f0");
+    assert_eq!(job.phase(), "preparing");
+    assert!(!job.effects.iter().any(recorded), "once is enough");
+}
+
+#[test]
+fn a_recorded_fingerprint_binds_the_first_worker_too_unless_mixed_numerics_are_allowed() {
+    let recorded = || Plan { fingerprint: Some("f9".to_owned()), ..plan(1) };
+    let mut job = Job::new(recorded());
+    job.join(0);
+    assert!(job.effects.iter().any(|it| matches!(it, Effect::Refuse { .. })), "{:?}", job.effects);
+    assert_eq!(job.phase(), "waiting");
+
+    let mut job = Job::new(Plan { allow_mixed_numerics: true, ..recorded() });
+    job.join(0);
+    assert_eq!(job.phase(), "preparing");
+    let note = job.notes().into_iter().find_map(|note| match note {
+        Note::Fingerprint { of_run, .. } => Some(of_run.clone()),
+        _ => None,
+    });
+    assert_eq!(note, Some(Some("f9".to_owned())), "it is told that the bits are others");
+}
+
+#[test]
+fn nobody_gets_a_rank_before_all_have_computed_their_fingerprint() {
+    let mut job = Job::new(plan(2));
+    job.join(0).on(Event::Joined { connection: id(1), hello: hello("b") });
+    assert_eq!(job.orders(), [(1, &Order::Welcome)]);
+    assert_eq!(job.phase(), "waiting");
+    job.on(Event::Computed { connection: id(1), fingerprint: "f0".to_owned() });
+    assert_eq!(job.phase(), "preparing");
+    // Again, or from nobody, it means nothing.
+    for call in [1, 77] {
+        job.on(Event::Computed { connection: id(call), fingerprint: "f7".to_owned() });
+        assert!(job.effects.is_empty());
+    }
 }
 
 #[test]
@@ -124,7 +192,7 @@ fn a_place_that_becomes_free_before_training_can_be_taken_again() {
     let mut job = Job::new(plan(2));
     job.join(0).gone(0);
     assert!(matches!(job.notes()[..], [Note::LeftEarly { have: 0, need: 2, .. }]));
-    job.on(Event::Joined { connection: id(7), hello: hello("a") }).join(1);
+    job.join_as(id(7), hello("a"), "f0").join(1);
     assert_eq!(job.phase(), "preparing");
 }
 
@@ -147,7 +215,8 @@ impl Job {
 #[test]
 fn a_worker_that_has_yet_to_speak_may_take_as_long_as_preparing_may() {
     let mut job = Job::new(plan(2));
-    job.join(0).pass(Duration::from_secs(30), &[]);
+    job.on(Event::Joined { connection: id(0), hello: hello("a") });
+    job.pass(Duration::from_secs(30), &[]);
     assert!(job.orders().is_empty(), "{:?}", job.effects);
     job.pass(Duration::from_secs(1), &[]);
     assert_eq!(job.dismissals(), [(0, exit::WORKER_LOST)]);

@@ -27,6 +27,9 @@ pub(super) fn plan(workers: u32) -> Plan {
         version: "1.2.3".to_owned(),
         protocol: 1,
         config_digest: "c0".to_owned(),
+        threads_per_lane: 2,
+        fingerprint: None,
+        allow_mixed_numerics: false,
         epochs: 2,
         max_steps: None,
         steps_per_epoch: 10,
@@ -48,6 +51,7 @@ pub(super) fn hello(name: &str) -> Hello {
         lanes: 1,
         pid: 7,
         expect_config: None,
+        cores: Some(4),
     }
 }
 
@@ -71,6 +75,11 @@ pub(super) fn shared(position: Position) -> SharedState {
 }
 
 pub(super) fn part(position: Position, rank: u64) -> Report {
+    part_of(position, rank, "d1")
+}
+
+/// The part of a rank that holds a state of that digest.
+pub(super) fn part_of(position: Position, rank: u64, state_digest: &str) -> Report {
     let entry = PartEntry {
         name: format!("part-3-{rank}of2-x.safetensors"),
         size: 10,
@@ -78,7 +87,17 @@ pub(super) fn part(position: Position, rank: u64) -> Report {
         slices: Vec::new(),
     };
     let took = Duration::from_secs(1);
-    Report::PartUploaded { position, part: Box::new(entry), shared: shared(position), took }
+    Report::PartUploaded {
+        position,
+        part: Box::new(entry),
+        shared: shared(position),
+        took,
+        state_digest: state_digest.to_owned(),
+    }
+}
+
+pub(super) fn part_failed(position: Position, error: &str) -> Report {
+    Report::PartFailed { position, error: error.to_owned(), state_digest: "d1".to_owned() }
 }
 
 pub(super) fn step_at(position: Position) -> StepReport {
@@ -89,6 +108,7 @@ pub(super) fn step_at(position: Position) -> StepReport {
         correct: 5,
         learning_rate: 0.01,
         times: StepTimes { total: 0.5, ..StepTimes::default() },
+        bytes_sent: 1000,
     }
 }
 
@@ -161,9 +181,24 @@ impl Job {
         self
     }
 
+    /// A worker joins and computes what all others do; the effects are those of both.
     pub(super) fn join(&mut self, number: u32) -> &mut Self {
         let name = char::from(b'a' + number as u8).to_string();
-        self.on(Event::Joined { connection: id(number.into()), hello: hello(&name) })
+        let connection = id(number.into());
+        self.join_as(connection, hello(&name), "f0")
+    }
+
+    pub(super) fn join_as(
+        &mut self,
+        connection: ConnectionId,
+        hello: Hello,
+        fingerprint: &str,
+    ) -> &mut Self {
+        let mut all = std::mem::take(&mut self.on(Event::Joined { connection, hello }).effects);
+        let fingerprint = fingerprint.to_owned();
+        all.append(&mut self.on(Event::Computed { connection, fingerprint }).effects);
+        self.effects = all;
+        self
     }
 
     pub(super) fn say(&mut self, number: u64, report: Report) -> &mut Self {

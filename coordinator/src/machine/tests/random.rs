@@ -7,6 +7,9 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Act {
     Join(u32),
+    /// Without its fingerprint.
+    JoinMute(u32),
+    Compute(u32, u8),
     Leave(u64),
     Say(u64, Word),
     Stale(u64, Word),
@@ -23,6 +26,7 @@ enum Word {
     Ready(u8),
     Step(u32),
     Part(u32),
+    OddPart(u32),
     PartFailed(u32),
     Failed(Option<u8>, Option<u8>),
     Finished(u32, u8, u8),
@@ -34,6 +38,7 @@ fn word() -> impl Strategy<Value = Word> {
         6 => prop_oneof![9 => Just(0u8), 1 => Just(1)].prop_map(Word::Ready),
         4 => (1u32..20).prop_map(Word::Step),
         6 => (18u32..21).prop_map(Word::Part),
+        1 => (18u32..21).prop_map(Word::OddPart),
         1 => (18u32..21).prop_map(Word::PartFailed),
         1 => (proptest::option::of(0u8..4), proptest::option::of(0u8..80))
             .prop_map(|(blame, code)| Word::Failed(blame, code)),
@@ -44,6 +49,8 @@ fn word() -> impl Strategy<Value = Word> {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (0u32..4).prop_map(Act::Join),
+        1 => (0u32..4).prop_map(Act::JoinMute),
+        2 => (0u32..4, 0u8..2).prop_map(|(who, fingerprint)| Act::Compute(who, fingerprint)),
         1 => (0u64..4).prop_map(Act::Leave),
         20 => (0u64..4, word()).prop_map(|(who, word)| Act::Say(who, word)),
         1 => (0u64..4, word()).prop_map(|(who, word)| Act::Stale(who, word)),
@@ -62,9 +69,8 @@ fn report(who: u64, word: &Word) -> Report {
         Word::Ready(digest) => Report::Ready { state_digest: digest.to_string() },
         Word::Step(step) => Report::Step(step_at(position(step))),
         Word::Part(step) => part(position(step), who),
-        Word::PartFailed(step) => {
-            Report::PartFailed { position: position(step), error: "no".to_owned() }
-        }
+        Word::OddPart(step) => part_of(position(step), who, "bad"),
+        Word::PartFailed(step) => part_failed(position(step), "no"),
         Word::Failed(blame, exit_code) => Report::Failed(Failed {
             position: at(0, 1),
             blame: blame.map(|it| char::from(b'a' + it).to_string()),
@@ -92,6 +98,22 @@ impl World {
     fn act(&mut self, act: &Act) {
         match act {
             Act::Join(who) => {
+                let name = char::from(b'a' + *who as u8).to_string();
+                let connection = id(self.next);
+                self.calls[*who as usize] = Some(self.next);
+                self.next += 1;
+                self.job.on(Event::Joined { connection, hello: hello(&name) });
+                let publications = self.take_publications();
+                self.publishing.extend(publications);
+                self.job.on(Event::Computed { connection, fingerprint: "f0".to_owned() });
+            }
+            Act::Compute(who, fingerprint) => {
+                if let Some(call) = self.calls[*who as usize] {
+                    let fingerprint = format!("f{fingerprint}");
+                    self.job.on(Event::Computed { connection: id(call), fingerprint });
+                }
+            }
+            Act::JoinMute(who) => {
                 let name = char::from(b'a' + *who as u8).to_string();
                 let connection = id(self.next);
                 self.calls[*who as usize] = Some(self.next);
@@ -136,9 +158,12 @@ impl World {
                 self.job.on(Event::Tick);
             }
         }
-        let new: Vec<Position> =
-            self.job.publications().iter().map(|it| it.shared.position).collect();
+        let new = self.take_publications();
         self.publishing.extend(new);
+    }
+
+    fn take_publications(&self) -> Vec<Position> {
+        self.job.publications().iter().map(|it| it.shared.position).collect()
     }
 }
 
