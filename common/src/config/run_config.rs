@@ -87,6 +87,17 @@ pub enum ModelName {
     Alexnet,
 }
 
+impl ModelName {
+    /// Height and width of the net's input, pixels: the one source for the net and for the data.
+    ///
+    /// The paper says 224; 227 is what its table of layers needs (55 = (227 - 11) / 4 + 1).
+    pub const fn input_side(self) -> u32 {
+        match self {
+            Self::Alexnet => 227,
+        }
+    }
+}
+
 /// How weights start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

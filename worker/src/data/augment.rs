@@ -2,12 +2,12 @@
 //! paper), and the order of values that convolutions want.
 //!
 //! ```text
-//!  picture, shorter side 256 ─> centre 256 x 256 ─> window of 227 x 227 ─> (pixel - mean) scale
-//!  mean image, 256 x 256 ─────────────────────────> the same window ─────────┘    └> mirrored
+//!  picture, shorter side 256 ─> centre 256 x 256 ─> window of side x side ─> (pixel - mean) scale
+//!  mean image, 256 x 256 ─────────────────────────> the same window ───────────┘    └> mirrored
 //! ```
 //!
 //! The mean is subtracted at the place where the pixel was taken, before both are mirrored. The
-//! paper says 224; 227 is what its table of layers needs (55 = (227 - 11) / 4 + 1).
+//! side of the window is the net's, [`ModelName::input_side`](convoy_common::config::ModelName).
 
 use convoy_common::image::{Rgb8, decode, shorter_side_256};
 use convoy_common::random::{Random, Stream};
@@ -15,26 +15,24 @@ use convoy_common::random::{Random, Stream};
 use super::error::Unusable;
 use super::{Purpose, Request};
 
-/// Side of the net's input.
-pub const SIDE: usize = 227;
-
 /// Side of the square that windows are cut from.
 pub const STORED_SIDE: usize = 256;
 
-/// Values of one input: `3 x 227 x 227`.
-pub const IMAGE_VALUES: usize = 3 * SIDE * SIDE;
-
 /// Values of the mean image: `3 x 256 x 256`.
 pub const MEAN_VALUES: usize = 3 * STORED_SIDE * STORED_SIDE;
-
-/// Places that a window can have along one axis, 0 to 29.
-const PLACES: u32 = (STORED_SIDE - SIDE) as u32 + 1;
 
 /// What all images of a pipeline have in common.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recipe {
     pub(super) seed: u64,
+    /// Of the window; at most [`STORED_SIDE`].
+    pub(super) side: usize,
     pub(super) pixel_scale: f32,
+}
+
+/// Values of one input: `3 x side x side`.
+pub(super) const fn image_values(side: usize) -> usize {
+    3 * side * side
 }
 
 /// What is cut from the centre square, and whether it is mirrored.
@@ -47,64 +45,66 @@ pub(super) struct Window {
 
 impl Window {
     /// The window of one sample: drawn in training, the centre in evaluation.
-    pub(super) fn of(seed: u64, request: &Request, sample: u64) -> Self {
+    pub(super) fn of(seed: u64, side: usize, request: &Request, sample: u64) -> Self {
         match request.purpose {
             Purpose::Train => {
                 let random =
                     |stream| Random::new(seed, stream, request.epoch, request.step, sample);
                 let mut place = random(Stream::Crop);
+                let places = (STORED_SIDE - side) as u32 + 1;
                 Self {
-                    x: place.below(PLACES) as usize,
-                    y: place.below(PLACES) as usize,
+                    x: place.below(places) as usize,
+                    y: place.below(places) as usize,
                     flip: random(Stream::Flip).below(2) == 1,
                 }
             }
             Purpose::Evaluate => {
-                let centre = (STORED_SIDE - SIDE) / 2;
+                let centre = (STORED_SIDE - side) / 2;
                 Self { x: centre, y: centre, flip: false }
             }
         }
     }
 }
 
-/// Decodes one image and writes the window of it into `out` (`3 x 227 x 227`).
+/// Decodes one image and writes the window of it into `out` (`3 x side x side`).
 ///
 /// A picture whose shorter side is not 256 is resized first.
 pub(super) fn write(
     bytes: &[u8],
     window: Window,
     mean: &[f32],
-    pixel_scale: f32,
+    recipe: Recipe,
     out: &mut [f32],
 ) -> Result<(), Unusable> {
     let mut picture = decode(bytes)?;
     if picture.width.min(picture.height) != STORED_SIDE as u32 {
         picture = shorter_side_256(picture)?;
     }
-    write_window(&picture, window, mean, pixel_scale, out)
+    write_window(&picture, window, mean, recipe, out)
 }
 
 fn write_window(
     picture: &Rgb8,
     window: Window,
     mean: &[f32],
-    pixel_scale: f32,
+    recipe: Recipe,
     out: &mut [f32],
 ) -> Result<(), Unusable> {
     let (width, height) = (picture.width as usize, picture.height as usize);
+    let Recipe { side, pixel_scale, .. } = recipe;
     if width.min(height) < STORED_SIDE || picture.pixels.len() != width * height * 3 {
         let Rgb8 { width, height, ref pixels } = *picture;
         return Err(Unusable::Size { width, height, bytes: pixels.len() });
     }
     let left = (width - STORED_SIDE) / 2 + window.x;
     let top = (height - STORED_SIDE) / 2 + window.y;
-    let rows = picture.pixels.chunks_exact(width * 3).skip(top).take(SIDE);
+    let rows = picture.pixels.chunks_exact(width * 3).skip(top).take(side);
     for (y, row) in rows.enumerate() {
-        let (row, _) = row[left * 3..][..SIDE * 3].as_chunks::<3>();
+        let (row, _) = row[left * 3..][..side * 3].as_chunks::<3>();
         for channel in 0..3 {
             let place = (channel * STORED_SIDE + window.y + y) * STORED_SIDE + window.x;
-            let mean = &mean[place..][..SIDE];
-            let out = &mut out[(channel * SIDE + y) * SIDE..][..SIDE];
+            let mean = &mean[place..][..side];
+            let out = &mut out[(channel * side + y) * side..][..side];
             let values = row
                 .iter()
                 .zip(mean)
@@ -124,6 +124,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const SIDE: usize = 227;
+
+    fn recipe(side: usize, pixel_scale: f32) -> Recipe {
+        Recipe { seed: 7, side, pixel_scale }
+    }
 
     /// A picture in which every value tells its place, as far as a byte can.
     fn picture(width: u32, height: u32) -> Rgb8 {
@@ -145,14 +151,15 @@ mod tests {
         #[test]
         fn each_value_is_the_pixel_less_the_mean_at_its_place(
             x in 0_usize..30, y in 0_usize..30, flip: bool, wide in 0_u32..40, high in 0_u32..40,
+            side in 224_usize..=227,
         ) {
             let picture = picture(256 + wide, 256 + high);
             let mean = mean();
-            let mut out = vec![f32::NAN; IMAGE_VALUES];
-            write_window(&picture, Window { x, y, flip }, &mean, 0.5, &mut out).unwrap();
+            let mut out = vec![f32::NAN; image_values(side)];
+            write_window(&picture, Window { x, y, flip }, &mean, recipe(side, 0.5), &mut out).unwrap();
             for (i, &value) in out.iter().enumerate() {
-                let (channel, row, column) = (i / SIDE / SIDE, i / SIDE % SIDE, i % SIDE);
-                let column = if flip { SIDE - 1 - column } else { column };
+                let (channel, row, column) = (i / side / side, i / side % side, i % side);
+                let column = if flip { side - 1 - column } else { column };
                 let across = wide as usize / 2 + x + column;
                 let down = high as usize / 2 + y + row;
                 let pixel = picture.pixels[(down * picture.width as usize + across) * 3 + channel];
@@ -168,7 +175,7 @@ mod tests {
             seed: u64, epoch in 0_u32..1000, step in 0_u32..100_000, sample: u64,
         ) {
             let at = |seed, epoch, step, sample| {
-                Window::of(seed, &request(Purpose::Train, epoch, step), sample)
+                Window::of(seed, SIDE, &request(Purpose::Train, epoch, step), sample)
             };
             let window = at(seed, epoch, step, sample);
             prop_assert!(window.x <= 29 && window.y <= 29);
@@ -194,7 +201,7 @@ mod tests {
     fn all_places_and_both_sides_are_drawn_about_equally_often() {
         let (mut x, mut y, mut flips) = ([0; 30], [0; 30], 0);
         for sample in 0..30_000 {
-            let window = Window::of(7, &request(Purpose::Train, 1, 2), sample);
+            let window = Window::of(7, SIDE, &request(Purpose::Train, 1, 2), sample);
             x[window.x] += 1;
             y[window.y] += 1;
             flips += u32::from(window.flip);
@@ -208,8 +215,10 @@ mod tests {
     #[test]
     fn evaluation_takes_the_centre_of_every_image() {
         for sample in 0..9 {
-            let window = Window::of(7, &request(Purpose::Evaluate, 1, 2), sample);
+            let window = Window::of(7, SIDE, &request(Purpose::Evaluate, 1, 2), sample);
             assert_eq!(window, Window { x: 14, y: 14, flip: false });
+            let smaller = Window::of(7, 224, &request(Purpose::Evaluate, 1, 2), sample);
+            assert_eq!(smaller, Window { x: 16, y: 16, flip: false });
         }
     }
 
@@ -219,8 +228,8 @@ mod tests {
         short.pixels.pop();
         let window = Window { x: 29, y: 29, flip: false };
         for picture in [picture(255, 300), picture(300, 255), short] {
-            let mut out = vec![0.0; IMAGE_VALUES];
-            let result = write_window(&picture, window, &mean(), 1.0, &mut out);
+            let mut out = vec![0.0; image_values(SIDE)];
+            let result = write_window(&picture, window, &mean(), recipe(SIDE, 1.0), &mut out);
             assert!(matches!(result, Err(Unusable::Size { .. })), "{result:?}");
         }
     }

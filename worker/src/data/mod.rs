@@ -28,7 +28,7 @@ mod source;
 use convoy_common::dataset::Split;
 use convoy_common::sampling::SampleRef;
 
-pub use augment::{IMAGE_VALUES, MEAN_VALUES, SIDE, STORED_SIDE};
+pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
 pub use pipeline::{Pipeline, Settings};
@@ -73,7 +73,7 @@ pub struct Request {
 pub struct Microbatch {
     /// What was asked for.
     pub request: Request,
-    /// `n x 3 x 227 x 227`, RGB: (pixel - mean) times `pixel_scale`.
+    /// `n x 3 x side x side`, RGB: (pixel - mean) times `pixel_scale`.
     pub pixels: Vec<f32>,
     /// `n` classes.
     pub labels: Vec<i64>,

@@ -11,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
-use super::augment::{MEAN_VALUES, Recipe};
+use super::augment::{MEAN_VALUES, Recipe, STORED_SIDE};
 use super::delivery::{Delivered, Delivery};
 use super::error::DataError;
 use super::queue::{Job, Queue};
 use super::source::Source;
 use super::{Microbatch, Request};
 
-/// How a pipeline works; only `seed` and `pixel_scale` touch bits.
+/// How a pipeline works; only `seed`, `side` and `pixel_scale` touch bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Of the run; keys crops and flips.
@@ -27,6 +27,8 @@ pub struct Settings {
     pub threads: u32,
     /// Microbatches that are read, decoded or waiting at a time, at most; 0 is taken as 1.
     pub prefetch: u32,
+    /// Height and width of the net's input; at most [`STORED_SIDE`].
+    pub side: u32,
     /// What mean-subtracted pixels are multiplied by.
     pub pixel_scale: f64,
     /// How long [`Pipeline::next`] waits.
@@ -41,6 +43,7 @@ impl Settings {
             seed: config.run.seed,
             threads: if threads == 0 { lanes } else { threads },
             prefetch: config.data.prefetch,
+            side: config.model.name.input_side(),
             pixel_scale: config.model.pixel_scale,
             timeout: config.cluster.ring_timeout,
         }
@@ -81,6 +84,7 @@ impl Pipeline {
         if values != MEAN_VALUES {
             return Err(DataError::MeanImage { values });
         }
+        let side = (settings.side as usize).min(STORED_SIDE);
         let delivery = Arc::new(Delivery::default());
         let queue = Arc::new(Queue::default());
         let reader = Reader {
@@ -88,6 +92,7 @@ impl Pipeline {
             queue: Arc::clone(&queue),
             delivery: Arc::clone(&delivery),
             prefetch: settings.prefetch.max(1) as usize,
+            side,
         };
         let mut pipeline = Self {
             delivery,
@@ -98,7 +103,7 @@ impl Pipeline {
             number: 0,
             stopped: false,
         };
-        let recipe = Recipe { seed: settings.seed, pixel_scale: settings.pixel_scale as f32 };
+        let recipe = Recipe { seed: settings.seed, side, pixel_scale: settings.pixel_scale as f32 };
         for number in 0..settings.threads.max(1) {
             // On failure, dropping the pipeline ends what has been started.
             pipeline.add_thread(number, Arc::clone(&source), recipe)?;
@@ -175,6 +180,7 @@ struct Reader {
     queue: Arc<Queue>,
     delivery: Arc<Delivery>,
     prefetch: usize,
+    side: usize,
 }
 
 impl Drop for Reader {
@@ -205,7 +211,7 @@ impl Reader {
             self.delivery.announce();
             match result {
                 Ok(encoded) if !encoded.is_empty() => {
-                    self.queue.push(Job::new(number, request, encoded, permit));
+                    self.queue.push(Job::new(number, request, encoded, self.side, permit));
                 }
                 Ok(_) => {
                     let empty = Microbatch { request, pixels: Vec::new(), labels: Vec::new() };

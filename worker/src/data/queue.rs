@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use convoy_common::dataset::Encoded;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::augment::{self, IMAGE_VALUES, Recipe, Window};
+use super::augment::{self, Recipe, Window, image_values};
 use super::delivery::{Delivered, Delivery};
 use super::disjoint::Disjoint;
 use super::error::{DataError, Unusable};
@@ -26,14 +26,16 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// `encoded` are the images of the request's samples, in their order, and at least one.
+    /// `encoded` are the images of the request's samples, in their order, and at least one; `side`
+    /// is that of the net's input.
     pub(super) fn new(
         number: u64,
         request: Request,
         encoded: Vec<Encoded>,
+        side: usize,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let pixels = Disjoint::new(encoded.len(), IMAGE_VALUES);
+        let pixels = Disjoint::new(encoded.len(), image_values(side));
         Self { number, request, encoded, pixels, failure: Mutex::new(None), permit }
     }
 
@@ -45,8 +47,8 @@ impl Job {
         else {
             return;
         };
-        let window = Window::of(recipe.seed, &self.request, sample.index);
-        let write = || augment::write(&encoded.bytes, window, mean, recipe.pixel_scale, out);
+        let window = Window::of(recipe.seed, recipe.side, &self.request, sample.index);
+        let write = || augment::write(&encoded.bytes, window, mean, recipe, out);
         let written = catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked));
         if let Err(reason) = written {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);

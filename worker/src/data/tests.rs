@@ -17,13 +17,15 @@ use tokio::runtime::Runtime;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const SIDE: u32 = 227;
+const IMAGE_VALUES: usize = (3 * SIDE * SIDE) as usize;
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 fn settings(threads: u32) -> Settings {
-    Settings { seed: 5, threads, prefetch: 3, pixel_scale: 1.0, timeout: PATIENCE }
+    Settings { seed: 5, threads, prefetch: 3, side: SIDE, pixel_scale: 1.0, timeout: PATIENCE }
 }
 
 /// A picture of slopes with some noise, told apart by its number.

@@ -34,7 +34,7 @@ pub struct Place {
 /// A microbatch in host memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// n x 3 x 227 x 227, mean subtracted.
+    /// n x 3 x side x side, mean subtracted.
     pub pixels: &'a [f32],
     /// n classes.
     pub labels: &'a [i64],
@@ -131,7 +131,7 @@ impl Lane {
         {
             return Err(ModelError::Label { label, classes });
         }
-        let side = super::spec::SIDE as i64;
+        let side = self.spec.side() as i64;
         let device = self.device.tensor_device();
         let pixels = Tensor::f_from_slice(input.pixels)?.f_view([n as i64, 3, side, side])?;
         Ok((pixels.f_to_device(device)?, Tensor::f_from_slice(input.labels)?.f_to_device(device)?))

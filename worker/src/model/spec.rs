@@ -1,15 +1,12 @@
 //! AlexNet as data: which layers there are, and what each costs.
 //!
 //! Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks
-//! (2012), section 3.5 and figure 2. Input is 227 x 227: the paper's 224 does not fit its own first
-//! layer. Plain arithmetic; no tensor is made here.
+//! (2012), section 3.5 and figure 2. Plain arithmetic; no tensor is made here.
 
 use convoy_common::config::{Model, ModelName};
 
 use super::{ModelError, Result};
 
-/// Height and width of the input.
-pub const SIDE: usize = 227;
 /// Height and width of a pooling window (section 3.4).
 pub const POOL_SIZE: usize = 3;
 /// Step of a pooling window: less than its size, so windows overlap.
@@ -85,6 +82,8 @@ pub struct Parameter {
 /// The whole net.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
+    /// Height and width of the input.
+    side: usize,
     convs: Vec<Conv>,
     linears: Vec<Linear>,
 }
@@ -165,7 +164,8 @@ impl Spec {
             conv("conv4", width(384), width(384), 3, 1, 1, groups, none),
             conv("conv5", width(384), width(256), 3, 1, 1, groups, pool),
         ];
-        let mut side = SIDE;
+        let input = ModelName::Alexnet.input_side() as usize;
+        let mut side = input;
         for conv in &mut convs {
             conv.side_in = side;
             side = conv.side_end();
@@ -175,7 +175,7 @@ impl Spec {
             Linear { name: "fc7", inputs: width(4096), outputs: width(4096) },
             Linear { name: "fc8", inputs: width(4096), outputs: classes },
         ];
-        Ok(Self { convs, linears })
+        Ok(Self { side: input, convs, linears })
     }
 
     /// The convolutions, in order.
@@ -193,9 +193,14 @@ impl Spec {
         self.linears.last().map_or(0, |last| last.outputs)
     }
 
-    /// Values of one input image: 3 x 227 x 227.
+    /// Height and width of the input.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// Values of one input image: 3 x side x side.
     pub fn input_len(&self) -> usize {
-        3 * SIDE * SIDE
+        3 * self.side * self.side
     }
 
     /// All parameters in the order that gradients, state and checkpoints keep: weight, then bias,
@@ -230,7 +235,7 @@ impl Spec {
         let mut rows = vec![Row {
             name: "input".to_owned(),
             operation: "image, mean subtracted".to_owned(),
-            output: vec![3, SIDE, SIDE],
+            output: vec![3, self.side, self.side],
             parameters: 0,
             neurons: 0,
             flop: 0,
