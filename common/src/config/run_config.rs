@@ -55,6 +55,11 @@ pub struct Data {
     pub decode_threads: u32,
     /// Microbatches decoded ahead, per worker.
     pub prefetch: u32,
+    /// In training, colours are shifted along the principal axes of the data set's colours by draws
+    /// from N(0, this), in standard deviations (section 4.1 of the paper: 0.1); 0 leaves them alone,
+    /// as do records of older runs, which have no such field.
+    #[serde(default)]
+    pub colour_sigma: f64,
 }
 
 /// `[model]`

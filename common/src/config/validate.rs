@@ -64,6 +64,9 @@ fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
         url: url(reader, "data.url", folder),
         decode_threads: reader.integer("data.decode_threads", 0..=256),
         prefetch: reader.integer("data.prefetch", 1..=1024),
+        colour_sigma: reader.number("data.colour_sigma", "at least 0 and at most 10", |it| {
+            (0.0..=10.0).contains(&it)
+        }),
     }
 }
 

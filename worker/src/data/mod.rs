@@ -3,7 +3,8 @@
 //! ```text
 //!  requests ─> reader task ─────> queue of images ─> decode threads ─────────> delivery ─> next()
 //!   (lazy)     tokio, several     in order of        decode, crop, flip,       in order,
-//!              reads at once      microbatches       subtract, write in place  with a deadline
+//!              reads at once      microbatches       colour, subtract,         with a deadline
+//!                                                    write in place
 //!       └────────── at most `prefetch` microbatches anywhere in between ──────────┘
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! of tensors, of ranks or of how the data set is packed; that stops at [`Source`].
 
 mod augment;
+mod colour;
 mod delivery;
 mod disjoint;
 mod error;
@@ -37,7 +39,7 @@ pub use source::{Source, SourceError};
 /// What a microbatch is for; decides the split and whether the crop is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Training split, random crop and flip.
+    /// Training split; crop, flip and colours are drawn.
     Train,
     /// Validation split, centre crop.
     Evaluate,
@@ -73,7 +75,7 @@ pub struct Request {
 pub struct Microbatch {
     /// What was asked for.
     pub request: Request,
-    /// `n x 3 x side x side`, RGB: (pixel - mean) times `pixel_scale`.
+    /// `n x 3 x side x side`, RGB: (pixel - mean + shift of the colour) times `pixel_scale`.
     pub pixels: Vec<f32>,
     /// `n` classes.
     pub labels: Vec<i64>,
