@@ -126,6 +126,48 @@ fn more_ranks_than_microbatches_leave_some_idle_and_still_agree() {
 }
 
 #[test]
+fn an_evaluation_is_the_same_to_the_last_bit_on_any_number_of_workers_and_lanes() {
+    for crops in ["1", "10"] {
+        let mut seen = Vec::new();
+        for lanes in [&[1][..], &[2], &[1, 1], &[2, 1, 1], &[1; 5]] {
+            // At this rate no weight moves, so all of them evaluate the same net.
+            let crops = format!("evaluation.crops={crops}");
+            let mut cluster = Cluster::new(&[&crops, "train.max_steps=1", "train.lr=1e-30"]);
+            let ranks = cluster.run(lanes, None, calm);
+            let it = ranks[0].evaluations.last().unwrap();
+            assert_eq!(it.samples, 7, "every image once");
+            seen.push((it.top1_correct, it.top5_correct, it.loss.to_bits()));
+        }
+        assert!(seen.iter().all(|it| *it == seen[0]), "{crops} crops: {seen:?}");
+    }
+}
+
+#[test]
+fn a_state_with_fewer_errors_than_ever_is_kept_though_no_checkpoint_is_due() {
+    let mut cluster = Cluster::new(&["train.epochs=6", "checkpoint.keep_best=true"]);
+    let ranks = cluster.run(&[1, 1], None, calm);
+    let errors: Vec<u64> =
+        ranks[0].evaluations.iter().map(|it| it.samples - it.top1_correct).collect();
+    let mut fewest = u64::MAX;
+    for (epoch, errors) in errors.iter().enumerate() {
+        let step = 3 * (epoch as u64 + 1);
+        let kept = ranks.iter().all(|rank| rank.parts.iter().any(|it| it.0.global_step == step));
+        let last = epoch == 5;
+        assert_eq!(kept, *errors < fewest || last, "epoch {epoch} of {errors:?}");
+        fewest = fewest.min(*errors);
+        if kept {
+            let shared = cluster.publish(&ranks, step).shared;
+            let tally = shared.evaluations.here.unwrap();
+            assert_eq!((tally.images, tally.top1_errors), (7, *errors));
+            assert_eq!(shared.evaluations.fewest_errors, Some(fewest));
+        }
+    }
+    let mut without = Cluster::new(&["train.epochs=6"]);
+    let ranks = without.run(&[1], None, calm);
+    assert_eq!(ranks[0].parts.len(), 1, "the last one alone");
+}
+
+#[test]
 fn a_rank_that_leaves_is_named_by_its_neighbour_and_nobody_holds_half_a_step() {
     let mut cluster = Cluster::new(&["train.epochs=1000"]);
     let ranks = cluster.run(&[1, 1, 1], None, |rank, control, _| {

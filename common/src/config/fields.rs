@@ -187,6 +187,12 @@ pub(super) const FIELDS: &[Field] = &[
     field("numerics.reduction", Kind::Word, r#""fast""#, "order in which gradients are summed"),
     field("evaluation.every_epochs", Kind::Integer, "1", "epochs between evaluations; 0: never"),
     field(
+        "evaluation.crops",
+        Kind::Integer,
+        "1",
+        "views of an image: 1, the centre; 10, corners, centre and mirrored (paper, 4.1)",
+    ),
+    field(
         "checkpoint.every_steps",
         Kind::Integer,
         "1000",
@@ -199,6 +205,12 @@ pub(super) const FIELDS: &[Field] = &[
         "epochs between checkpoints; 0: not by epochs",
     ),
     field("checkpoint.keep_last", Kind::Integer, "3", "older checkpoints are removed"),
+    field(
+        "checkpoint.keep_best",
+        Kind::Flag,
+        "true",
+        "also keep the one with the fewest top-1 errors on the validation split",
+    ),
     field("cluster.workers", Kind::Integer, "1", "training starts when so many have joined"),
     field(
         "cluster.bind",

@@ -205,6 +205,15 @@ pub enum Reduction {
 pub struct Evaluation {
     /// Evaluate after every so many epochs; 0: never.
     pub every_epochs: u32,
+    /// Windows of an image that the net is shown: 1, the centre, or 10, the four corners and the
+    /// centre and their mirror images, whose softmax outputs are averaged (section 4.1 of the paper).
+    #[serde(default = "one")]
+    pub crops: u32,
+}
+
+/// What older records, which do not say it, mean.
+fn one() -> u32 {
+    1
 }
 
 /// `[checkpoint]`
@@ -217,6 +226,10 @@ pub struct Checkpoint {
     pub every_epochs: u32,
     /// Older ones are removed, this many stay; at least 1.
     pub keep_last: u32,
+    /// The one with the fewest top-1 errors of its lineage stays too, however old, and is taken when
+    /// an evaluation finds fewer errors than ever before, due or not.
+    #[serde(default)]
+    pub keep_best: bool,
 }
 
 /// `[cluster]`

@@ -223,6 +223,7 @@ fn impossible_values_are_refused() {
         ("schedule.min_delta=0", "schedule.min_delta: must be at least 1, is 0"),
         ("schedule.divide_by=1", "schedule.divide_by: must be more than 1 and at most 1000, is 1"),
         ("schedule.drops=[]", "schedule.drops: has no meaning with kind = \"plateau\""),
+        ("evaluation.crops=5", "evaluation.crops: must be 1 or 10, is 5"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last: must be at least 1, is 0"),
         (
             "evaluation.every_epochs=0",

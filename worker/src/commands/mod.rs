@@ -23,6 +23,15 @@ fn runtime() -> Result<Runtime, Failure> {
         .map_err(|error| Failure::new(exit::FAILURE, error))
 }
 
+/// How many views of an image are asked for.
+fn crops(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "10" => Ok(10),
+        _ => Err("1 and 10 are possible".to_owned()),
+    }
+}
+
 /// The number of lanes asked for, or one per core on a CPU and one on a GPU.
 fn lanes(asked: Option<u32>, device: Device) -> Result<u32, Failure> {
     match asked {

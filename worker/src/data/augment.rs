@@ -52,9 +52,9 @@ impl Recipe {
     pub(super) fn treatment(&self, request: &Request, sample: u64) -> Treatment {
         let shift = match request.purpose {
             Purpose::Train => self.axes.shift(self.colour_sigma, self.seed, request, sample),
-            Purpose::Evaluate => [0.0; 3],
+            Purpose::Evaluate | Purpose::EvaluateSquares => [0.0; 3],
         };
-        let side = self.side;
+        let side = request.purpose.side(self.side);
         let window = Window::of(self.seed, side, request, sample);
         Treatment { window, side, shift, pixel_scale: self.pixel_scale }
     }
@@ -88,7 +88,7 @@ impl Window {
                     flip: random(Stream::Flip).below(2) == 1,
                 }
             }
-            Purpose::Evaluate => {
+            Purpose::Evaluate | Purpose::EvaluateSquares => {
                 let centre = (STORED_SIDE - side) / 2;
                 Self { x: centre, y: centre, flip: false }
             }

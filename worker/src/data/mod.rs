@@ -43,6 +43,8 @@ pub enum Purpose {
     Train,
     /// Validation split, centre crop.
     Evaluate,
+    /// Validation split, the whole square, of which the net is shown several windows.
+    EvaluateSquares,
 }
 
 impl Purpose {
@@ -50,7 +52,15 @@ impl Purpose {
     pub fn split(self) -> Split {
         match self {
             Self::Train => Split::Train,
-            Self::Evaluate => Split::Validation,
+            Self::Evaluate | Self::EvaluateSquares => Split::Validation,
+        }
+    }
+
+    /// Height and width of what is delivered for a net whose input has that side.
+    fn side(self, input: usize) -> usize {
+        match self {
+            Self::Train | Self::Evaluate => input,
+            Self::EvaluateSquares => STORED_SIDE,
         }
     }
 }
@@ -75,7 +85,7 @@ pub struct Request {
 pub struct Microbatch {
     /// What was asked for.
     pub request: Request,
-    /// `n x 3 x side x side`, RGB: (pixel - mean + shift of the colour) times `pixel_scale`.
+    /// `n x 3 x side x side` (256 for whole squares), RGB: (pixel - mean + shift of the colour) times `pixel_scale`.
     pub pixels: Vec<f32>,
     /// `n` classes.
     pub labels: Vec<i64>,

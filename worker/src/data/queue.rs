@@ -35,7 +35,7 @@ impl Job {
         side: usize,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let pixels = Disjoint::new(encoded.len(), image_values(side));
+        let pixels = Disjoint::new(encoded.len(), image_values(request.purpose.side(side)));
         Self { number, request, encoded, pixels, failure: Mutex::new(None), permit }
     }
 

@@ -115,7 +115,7 @@ fn drain(mut pipeline: Pipeline) -> Vec<Microbatch> {
 fn reference(source: &InMemory, request: &Request, sample: u64, scale: f32) -> Vec<f32> {
     let images = match request.purpose {
         Purpose::Train => &source.train,
-        Purpose::Evaluate => &source.validation,
+        Purpose::Evaluate | Purpose::EvaluateSquares => &source.validation,
     };
     let image = decode(&images[sample as usize].bytes).unwrap();
     let (mut x, mut y, mut flip, mut shift) = (14, 14, false, [0.0; 3]);
@@ -162,6 +162,27 @@ fn microbatches_come_in_order_with_the_values_of_the_definition() {
                 assert_eq!(*label, ((first + sample.index) % 10) as i64);
             }
         }
+    }
+}
+
+#[test]
+fn whole_squares_hold_the_centre_window_at_its_place() {
+    let on = runtime();
+    let source = in_memory(5);
+    let squares = evaluation(5)
+        .into_iter()
+        .map(|request| Request { purpose: Purpose::EvaluateSquares, ..request })
+        .collect();
+    let squares = drain(start(source.clone(), settings(2), squares, &on));
+    let windows = drain(start(source, settings(2), evaluation(5), &on));
+    assert_eq!(squares.len(), windows.len());
+    for (square, window) in squares.iter().zip(&windows) {
+        assert_eq!(square.labels, window.labels);
+        assert_eq!(square.pixels.len(), square.labels.len() * MEAN_VALUES);
+        let rows = square.pixels.chunks(256).enumerate();
+        let inside = rows.filter(|(row, _)| (14..241).contains(&(row % 256)));
+        let cut: Vec<f32> = inside.flat_map(|(_, row)| row[14..241].to_vec()).collect();
+        assert!(cut == window.pixels);
     }
 }
 

@@ -9,7 +9,6 @@ use convoy_common::config::{RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
-use convoy_common::schedule::ScheduleState;
 use convoy_common::store::Store;
 use convoy_worker::data::{InMemory, Settings};
 use convoy_worker::model::{Device, Net, Spec};
@@ -77,6 +76,7 @@ impl Cluster {
             [checkpoint]
             every_epochs = 0
             every_steps = 0
+            keep_best = false
         ";
         let config = ConfigSource::new("test.toml".as_ref(), &overrides)
             .with_environment(Vec::new())
@@ -155,7 +155,7 @@ impl Cluster {
         let layout = Arc::new(state::layout(&net));
         let catalogue = Arc::new(Checkpoints::new(self.store.clone()));
         let shared = match from {
-            None => at_the_start(),
+            None => SharedState::at_the_start(),
             Some(manifest) => {
                 let loading = state::load(&catalogue, manifest, &layout, &mut net);
                 self.runtime.block_on(loading).unwrap();
@@ -240,17 +240,6 @@ impl Cluster {
 
 /// Nothing happens.
 pub(crate) fn calm(_: u32, _: &Control, _: &Ring) {}
-
-fn at_the_start() -> SharedState {
-    SharedState {
-        position: Position::default(),
-        global_step: 0,
-        schedule: ScheduleState::default(),
-        samples_seen: 0,
-        last_loss: None,
-        world: 0,
-    }
-}
 
 /// Small pictures in which the class decides the colour of a stripe.
 fn draw() -> InMemory {
