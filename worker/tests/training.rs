@@ -3,6 +3,7 @@
 
 mod support;
 
+use convoy_common::config::Init;
 use convoy_common::ids::Position;
 use convoy_worker::train::{Cause, Ending};
 use support::{Cluster, Lived, TRAINING_IMAGES, calm};
@@ -165,6 +166,23 @@ fn a_state_with_fewer_errors_than_ever_is_kept_though_no_checkpoint_is_due() {
     let mut without = Cluster::new(&["train.epochs=6"]);
     let ranks = without.run(&[1], None, calm);
     assert_eq!(ranks[0].parts.len(), 1, "the last one alone");
+}
+
+#[test]
+fn a_run_that_begins_with_given_weights_is_the_same_on_any_lanes_and_resumed_anywhere() {
+    let mut cluster = Cluster::new(&["checkpoint.every_steps=2", "train.max_steps=4"]);
+    let given = cluster.begin_with(Init::Gaussian);
+    assert_eq!((given.shared.global_step, given.lineage.0), (0, 1));
+    let whole = cluster.run(&[1], Some(&given), calm);
+    let expected = all_equal(&whole).to_owned();
+    assert_eq!(whole[0].steps.len(), 4, "it begins at the first step");
+    let parallel = cluster.run(&[2], Some(&given), calm);
+    assert_eq!(all_equal(&parallel), expected);
+    let middle = cluster.publish(&whole, 2);
+    let resumed = cluster.run(&[2], Some(&middle), calm);
+    assert_eq!(all_equal(&resumed), expected);
+    let seed = cluster.run(&[1], None, calm);
+    assert_ne!(all_equal(&seed), expected, "other weights than the seed's");
 }
 
 #[test]

@@ -9,8 +9,11 @@ use crate::model::Device;
 pub(crate) mod bench;
 pub(crate) mod bench_ring;
 pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod join;
 pub(crate) mod model;
+pub(crate) mod predict;
 
 /// Threads of the async runtime: it moves bytes and waits, the computing happens elsewhere.
 const RUNTIME_THREADS: usize = 2;

@@ -25,6 +25,7 @@ mod memory;
 mod packed;
 mod pipeline;
 mod queue;
+mod single;
 mod source;
 
 use convoy_common::dataset::Split;
@@ -34,6 +35,7 @@ pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
 pub use pipeline::{Pipeline, Settings};
+pub use single::single;
 pub use source::{Source, SourceError};
 
 /// What a microbatch is for; decides the split and whether the crop is random.

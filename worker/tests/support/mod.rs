@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
-use convoy_common::config::{RunConfig, Source as ConfigSource};
+use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
@@ -18,6 +18,7 @@ use convoy_worker::train::{
     Control, Ending, EvaluationReport, PartPlace, Parts, Report, StepReport, TrainError, Trainer,
     Uploader,
 };
+use convoy_worker::trained::start;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -235,6 +236,24 @@ impl Cluster {
             tensors: layout.tensors().to_vec(),
         };
         Manifest::assemble(header, parts.into_iter().map(|(_, part)| part).collect()).unwrap()
+    }
+}
+
+impl Cluster {
+    /// The checkpoint of a run that begins with given weights: those of the run's own seed under
+    /// another initialisation.
+    pub(crate) fn begin_with(&self, init: Init) -> Manifest {
+        let model = Model { init, ..self.config.model.clone() };
+        let spec = Spec::of(&model, CLASSES).unwrap();
+        let seed = self.config.run.seed;
+        let net = Net::initialised(spec, &model, seed, Device::CPU).unwrap();
+        let dataset = DatasetIdentity {
+            digest: String::new(),
+            train: TRAINING_IMAGES,
+            validation: VALIDATION_IMAGES,
+            classes: CLASSES as u32,
+        };
+        self.runtime.block_on(start::create(&self.config, &dataset, &net)).unwrap().0
     }
 }
 
