@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Claim, EncodedPart, Header, Manifest, ManifestError, Parent,
-    PartProblem, SharedState, Slice, StateLayout, TensorSpec, encode_part, locate_with, slice_hash,
-    state_digest,
+    CheckpointError, Checkpoints, Claim, EncodedPart, Header, Keep, Manifest, ManifestError,
+    Parent, PartProblem, SharedState, Slice, StateLayout, Tally, TensorSpec, encode_part,
+    locate_with, slice_hash, state_digest,
 };
 use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, Opening};
@@ -67,20 +67,40 @@ fn header(layout: &StateLayout, term: Term, step: u64, world: u32) -> Header {
             samples_seen: step * 128,
             last_loss: Some(0.1 + 0.2),
             world,
+            evaluations: Default::default(),
         },
         tensors: layout.tensors().to_vec(),
     }
 }
 
+/// Keeps the newest alone.
+fn keep_last(last: u32) -> Keep {
+    Keep { last, best: false }
+}
+
 /// Writes a whole checkpoint, its parts by `world` ranks.
 async fn write(checkpoints: &Checkpoints, step: u64, world: u32, term: Term) -> Manifest {
+    write_evaluated(checkpoints, step, world, term, None).await
+}
+
+/// The same for a state with so many errors of 100.
+async fn write_evaluated(
+    checkpoints: &Checkpoints,
+    step: u64,
+    world: u32,
+    term: Term,
+    errors: Option<u64>,
+) -> Manifest {
     let layout = layout();
     let parts = parts(&layout, term, world, step);
     for part in &parts {
         checkpoints.upload_part(Lineage(1), step, part).await.unwrap();
     }
     let entries = parts.into_iter().map(|part| part.entry).collect();
-    let manifest = Manifest::assemble(header(&layout, term, step, world), entries).unwrap();
+    let mut header = header(&layout, term, step, world);
+    header.shared.evaluations.here =
+        errors.map(|top1_errors| Tally { images: 100, top1_errors, top5_errors: 3 });
+    let manifest = Manifest::assemble(header, entries).unwrap();
     checkpoints.publish(&manifest).await.unwrap();
     manifest
 }
@@ -265,7 +285,7 @@ async fn pruning_keeps_the_newest_ones_and_what_another_lineage_began_with() {
     let parent = Parent { lineage: Lineage(1), checkpoint };
     let second = checkpoints.new_lineage(Some(parent)).await.unwrap();
     assert_eq!(second.lineage, Lineage(2));
-    let pruned = checkpoints.prune(Lineage(1), 2, Term(1)).await.unwrap();
+    let pruned = checkpoints.prune(Lineage(1), keep_last(2), Term(1)).await.unwrap();
     assert_eq!(pruned.removed.len(), 2);
     let left: Vec<u64> = checkpoints
         .list()
@@ -282,6 +302,46 @@ async fn pruning_keeps_the_newest_ones_and_what_another_lineage_began_with() {
 }
 
 #[tokio::test]
+async fn the_one_with_the_fewest_errors_stays_and_has_a_name() {
+    let (_folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    run_record::open_or_create(&store, &config(), &dataset(), Opening::Fresh).await.unwrap();
+    checkpoints.new_lineage(None).await.unwrap();
+    write(&checkpoints, 5, 1, Term(1)).await;
+    let error = checkpoints.named("best").await.unwrap_err();
+    assert!(matches!(error, CheckpointError::NoBest { lineage: 1, .. }), "{error}");
+    // Of the two with 20 errors the earlier one; what was not evaluated never counts.
+    for (step, errors) in
+        [(10, Some(30)), (20, Some(20)), (30, Some(20)), (40, None), (50, Some(25))]
+    {
+        write_evaluated(&checkpoints, step, 1, Term(1), errors).await;
+    }
+    let keep = Keep { last: 2, best: true };
+    checkpoints.prune(Lineage(1), keep, Term(1)).await.unwrap();
+    let listing = checkpoints.list().await.unwrap().checkpoints;
+    let left: Vec<_> = listing
+        .iter()
+        .map(|it| (it.global_step, it.evaluation.map(|tally| tally.top1_errors)))
+        .collect();
+    assert_eq!(left, [(50, Some(25)), (40, None), (20, Some(20))]);
+    for name in ["best", "1/best", "checkpoints/1/best"] {
+        assert_eq!(checkpoints.named(name).await.unwrap().1.shared.global_step, 20, "{name}");
+    }
+    assert!(checkpoints.named("1best").await.is_err());
+    let located = locate_with(&format!("{}@best", store.url()), &Settings::default()).await;
+    let best = located.unwrap().manifest;
+    assert_eq!(best.shared.global_step, 20);
+
+    // A lineage that began with it has it as its best until it makes a better one.
+    let parent = Parent { lineage: Lineage(1), checkpoint: best.path() };
+    checkpoints.new_lineage(Some(parent)).await.unwrap();
+    assert_eq!(checkpoints.named("best").await.unwrap().1, best);
+
+    let pruned = checkpoints.prune(Lineage(1), keep_last(2), Term(1)).await.unwrap();
+    assert!(pruned.removed.is_empty(), "the parent of a lineage stays anyway");
+}
+
+#[tokio::test]
 async fn pruning_never_takes_the_newest_good_one() {
     let (_folder, store) = folder();
     let checkpoints = Checkpoints::new(store.clone());
@@ -292,7 +352,7 @@ async fn pruning_never_takes_the_newest_good_one() {
     let mut bytes = store.get(&path).await.unwrap().to_vec();
     bytes[1000] ^= 1;
     store.put(&path, bytes.into()).await.unwrap();
-    let pruned = checkpoints.prune(Lineage(1), 1, Term(1)).await.unwrap();
+    let pruned = checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
     assert_eq!(pruned.removed, ["checkpoints/1/000000000010/manifest.json"]);
     let found = checkpoints.newest_good(Lineage(1)).await.unwrap().found.unwrap();
     assert_eq!(found.1.shared.global_step, 20);
@@ -310,7 +370,7 @@ async fn left_overs_of_lower_terms_are_swept_and_those_of_the_living_one_are_not
             checkpoints.upload_part(Lineage(1), 10, &part).await.unwrap();
         }
     }
-    let pruned = checkpoints.prune(Lineage(1), 3, Term(2)).await.unwrap();
+    let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
     assert_eq!((pruned.removed.len(), pruned.swept), (0, 4));
     let left = store.list("checkpoints").await.unwrap();
     assert!(left.iter().all(|object| !object.path.contains("/part-1-")));
@@ -357,7 +417,7 @@ async fn a_coordinator_of_a_past_term_publishes_and_prunes_nothing() {
     checkpoints.claim_next("b:1").await.unwrap();
     for outcome in [
         checkpoints.publish(&manifest).await,
-        checkpoints.prune(Lineage(1), 1, Term(1)).await.map(drop),
+        checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.map(drop),
     ] {
         let error = outcome.unwrap_err();
         assert!(matches!(error, CheckpointError::Superseded { own: 1, newest: 2 }), "{error}");

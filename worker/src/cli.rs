@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
-use crate::commands::{bench, bench_ring, evaluate, join, model};
+use crate::commands::{bench, bench_ring, evaluate, export, import, join, model, predict};
 
 /// Trains on one device as part of a job; `convoy launch` starts workers on this machine by itself.
 #[derive(Debug, Parser)]
@@ -19,6 +19,9 @@ struct Cli {
 enum Command {
     Join(join::Args),
     Evaluate(evaluate::Args),
+    Predict(predict::Args),
+    Export(export::Args),
+    Import(import::Args),
     Model(model::Args),
     Bench(bench::Args),
     #[command(hide = true)]
@@ -30,6 +33,9 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Join(args) => join::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args),
         Command::BenchRing(args) => bench_ring::run(args),

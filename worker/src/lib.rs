@@ -13,3 +13,4 @@ pub mod ring;
 pub mod session;
 pub mod state;
 pub mod train;
+pub mod trained;

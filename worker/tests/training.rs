@@ -3,6 +3,7 @@
 
 mod support;
 
+use convoy_common::config::Init;
 use convoy_common::ids::Position;
 use convoy_worker::train::{Cause, Ending, StepReport};
 use support::{Cluster, Lived, TRAINING_IMAGES, calm};
@@ -123,6 +124,65 @@ fn more_ranks_than_microbatches_leave_some_idle_and_still_agree() {
     let ranks = cluster.run(&[1, 1, 1, 1], None, calm);
     all_equal(&ranks);
     assert_eq!(ranks[0].steps.iter().map(|it| it.samples).sum::<u32>(), 12);
+}
+
+#[test]
+fn an_evaluation_is_the_same_to_the_last_bit_on_any_number_of_workers_and_lanes() {
+    for crops in ["1", "10"] {
+        let mut seen = Vec::new();
+        for lanes in [&[1][..], &[2], &[1, 1], &[2, 1, 1], &[1; 5]] {
+            // At this rate no weight moves, so all of them evaluate the same net.
+            let crops = format!("evaluation.crops={crops}");
+            let mut cluster = Cluster::new(&[&crops, "train.max_steps=1", "train.lr=1e-30"]);
+            let ranks = cluster.run(lanes, None, calm);
+            let it = ranks[0].evaluations.last().unwrap();
+            assert_eq!(it.samples, 7, "every image once");
+            seen.push((it.top1_correct, it.top5_correct, it.loss.to_bits()));
+        }
+        assert!(seen.iter().all(|it| *it == seen[0]), "{crops} crops: {seen:?}");
+    }
+}
+
+#[test]
+fn a_state_with_fewer_errors_than_ever_is_kept_though_no_checkpoint_is_due() {
+    let mut cluster = Cluster::new(&["train.epochs=6", "checkpoint.keep_best=true"]);
+    let ranks = cluster.run(&[1, 1], None, calm);
+    let errors: Vec<u64> =
+        ranks[0].evaluations.iter().map(|it| it.samples - it.top1_correct).collect();
+    let mut fewest = u64::MAX;
+    for (epoch, errors) in errors.iter().enumerate() {
+        let step = 3 * (epoch as u64 + 1);
+        let kept = ranks.iter().all(|rank| rank.parts.iter().any(|it| it.0.global_step == step));
+        let last = epoch == 5;
+        assert_eq!(kept, *errors < fewest || last, "epoch {epoch} of {errors:?}");
+        fewest = fewest.min(*errors);
+        if kept {
+            let shared = cluster.publish(&ranks, step).shared;
+            let tally = shared.evaluations.here.unwrap();
+            assert_eq!((tally.images, tally.top1_errors), (7, *errors));
+            assert_eq!(shared.evaluations.fewest_errors, Some(fewest));
+        }
+    }
+    let mut without = Cluster::new(&["train.epochs=6"]);
+    let ranks = without.run(&[1], None, calm);
+    assert_eq!(ranks[0].parts.len(), 1, "the last one alone");
+}
+
+#[test]
+fn a_run_that_begins_with_given_weights_is_the_same_on_any_lanes_and_resumed_anywhere() {
+    let mut cluster = Cluster::new(&["checkpoint.every_steps=2", "train.max_steps=4"]);
+    let given = cluster.begin_with(Init::Gaussian);
+    assert_eq!((given.shared.global_step, given.lineage.0), (0, 1));
+    let whole = cluster.run(&[1], Some(&given), calm);
+    let expected = all_equal(&whole).to_owned();
+    assert_eq!(whole[0].steps.len(), 4, "it begins at the first step");
+    let parallel = cluster.run(&[2], Some(&given), calm);
+    assert_eq!(all_equal(&parallel), expected);
+    let middle = cluster.publish(&whole, 2);
+    let resumed = cluster.run(&[2], Some(&middle), calm);
+    assert_eq!(all_equal(&resumed), expected);
+    let seed = cluster.run(&[1], None, calm);
+    assert_ne!(all_equal(&seed), expected, "other weights than the seed's");
 }
 
 #[test]

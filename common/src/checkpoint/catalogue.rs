@@ -5,12 +5,16 @@ use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::best::Tally;
 use super::error::{CheckpointError, PartProblem};
 use super::lineage_folder;
 use super::manifest::{FORMAT, Manifest};
 use super::part::EncodedPart;
 use crate::ids::{Lineage, Position, Term};
 use crate::store::{Store, StoreError, Stored};
+
+/// What stands for the step of the best checkpoint of a lineage.
+pub(super) const BEST: &str = "best";
 
 /// Manifests that are read at a time.
 const READS_AT_ONCE: usize = 8;
@@ -44,6 +48,8 @@ pub struct Summary {
     pub created: String,
     /// Of the whole state.
     pub state_digest: String,
+    /// Of the state, if it was evaluated.
+    pub evaluation: Option<Tally>,
 }
 
 /// A checkpoint that cannot be used.
@@ -205,24 +211,39 @@ impl Checkpoints {
         Ok(search)
     }
 
-    /// The manifest that `name` means: its path, `LINEAGE/STEP`, or `STEP` of the newest lineage.
+    /// The manifest that `name` means: its path, `LINEAGE/STEP`, or `STEP` of the newest lineage;
+    /// with `best` in place of the step, the one with the fewest errors ([`Checkpoints::best`]).
     ///
     /// # Errors
-    /// [`CheckpointError::NotFound`] and those of [`Checkpoints::read`].
+    /// [`CheckpointError::NotFound`], [`CheckpointError::NoBest`] and those of
+    /// [`Checkpoints::read`].
     pub async fn named(&self, name: &str) -> Result<(String, Manifest), CheckpointError> {
         let short = name.trim_matches('/').trim_end_matches("/manifest.json");
         let short = short.strip_prefix("checkpoints/").unwrap_or(short);
+        let of_lineage = short.strip_suffix(BEST).and_then(|it| it.strip_suffix('/')?.parse().ok());
+        if short == BEST || of_lineage.is_some() {
+            let lineage = match of_lineage {
+                Some(number) => Lineage(number),
+                None => self.continued_lineage().await?,
+            };
+            let best = self.best(lineage).await?;
+            let url = self.store.url().to_owned();
+            return best.ok_or(CheckpointError::NoBest { url, lineage: lineage.0 });
+        }
         let numbers: Option<Vec<u64>> = short.split('/').map(|it| it.parse().ok()).collect();
         let (lineage, step) = match numbers.as_deref() {
-            Some([step]) => {
-                (self.newest_lineage().await?.map_or(Lineage(1), |it| it.lineage), *step)
-            }
+            Some([step]) => (self.continued_lineage().await?, *step),
             Some([lineage, step]) => (Lineage(*lineage), *step),
             _ => return Err(CheckpointError::NotFound { url: self.store.url_of(name) }),
         };
         let path = format!("{}/manifest.json", super::folder_of(lineage, step));
         let manifest = self.read(&path).await?;
         Ok((path, manifest))
+    }
+
+    /// The lineage that a resumed run continues, or would begin with.
+    pub(super) async fn continued_lineage(&self) -> Result<Lineage, CheckpointError> {
+        Ok(self.newest_lineage().await?.map_or(Lineage(1), |it| it.lineage))
     }
 
     /// Reads the manifest and verifies its parts.
@@ -327,5 +348,6 @@ fn summary(path: String, manifest: Manifest) -> Summary {
         last_loss: manifest.shared.last_loss,
         created: manifest.created,
         state_digest: manifest.state_digest,
+        evaluation: manifest.shared.evaluations.here,
     }
 }

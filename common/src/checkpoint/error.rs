@@ -89,6 +89,14 @@ pub enum CheckpointError {
         /// Of the newest one.
         reason: String,
     },
+    /// No checkpoint of the lineage was evaluated, so none is the best.
+    #[error("no checkpoint in lineage {lineage} of {url} is of an evaluated state")]
+    NoBest {
+        /// The run.
+        url: String,
+        /// Its line of history.
+        lineage: u64,
+    },
     /// The run record of the checkpoint cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -145,6 +153,9 @@ impl Explain for CheckpointError {
             Self::OtherNet { .. } => {
                 "model and number of classes must be those of the run that wrote it".to_owned()
             }
+            Self::NoBest { .. } => "evaluation.every_epochs says after how many epochs a run is \
+                                    evaluated; leave out `best` for the newest checkpoint"
+                .to_owned(),
             Self::NoneGood { reason, .. } => format!("the newest: {reason}"),
             Self::Exists { .. } | Self::Superseded { .. } => return None,
         })

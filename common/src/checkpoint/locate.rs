@@ -1,9 +1,8 @@
 //! From a URL that a user names to a run record and a checkpoint of it.
 
-use super::catalogue::{Checkpoints, Skipped};
+use super::catalogue::{BEST, Checkpoints, Skipped};
 use super::error::CheckpointError;
 use super::manifest::Manifest;
-use crate::ids::Lineage;
 use crate::run_record::{self, RunRecord};
 use crate::store::{Settings, Store};
 
@@ -23,8 +22,9 @@ pub struct Located {
 }
 
 /// Finds the checkpoint that `url` means: a run's URL means the newest good one of its newest
-/// lineage, `RUN_URL/checkpoints/<lineage>/<step>` (with or without `/manifest.json`) that one,
-/// whose parts are not verified here.
+/// lineage, `RUN_URL@best` the one with the fewest errors in that lineage, and
+/// `RUN_URL/checkpoints/<lineage>/<step>` (with or without `/manifest.json`) that one; the parts of
+/// these two are not verified here.
 ///
 /// # Errors
 /// [`CheckpointError`]
@@ -45,7 +45,7 @@ pub async fn locate_with(url: &str, settings: &Settings) -> Result<Located, Chec
     let (path, manifest) = match name {
         Some(name) => checkpoints.named(&name).await?,
         None => {
-            let lineage = checkpoints.newest_lineage().await?.map_or(Lineage(1), |it| it.lineage);
+            let lineage = checkpoints.continued_lineage().await?;
             let search = checkpoints.newest_good(lineage).await?;
             skipped = search.skipped;
             match (search.found, skipped.first()) {
@@ -64,9 +64,12 @@ pub async fn locate_with(url: &str, settings: &Settings) -> Result<Located, Chec
     Ok(Located { checkpoints, record, path, manifest, skipped })
 }
 
-/// The run's URL and `LINEAGE/STEP`, if the URL goes on to a checkpoint.
+/// The run's URL and `LINEAGE/STEP` or `best`, if the URL goes on to a checkpoint.
 fn split(url: &str) -> (&str, Option<String>) {
     let trimmed = url.trim_end_matches('/');
+    if let Some(run) = trimmed.strip_suffix(BEST).and_then(|it| it.strip_suffix('@')) {
+        return (run, Some(BEST.to_owned()));
+    }
     let short = trimmed.strip_suffix("/manifest.json").unwrap_or(trimmed);
     if let Some((run, rest)) = short.rsplit_once("/checkpoints/")
         && let Some((lineage, step)) = rest.split_once('/')
@@ -89,5 +92,7 @@ mod tests {
         assert_eq!(split("/a/checkpoints/2/000000000120/manifest.json"), ("/a", one.clone()));
         assert_eq!(split("/a/checkpoints/2/120/"), ("/a", one));
         assert_eq!(split("/data/checkpoints/mine"), ("/data/checkpoints/mine", None));
+        assert_eq!(split("s3://b/runs/a@best"), ("s3://b/runs/a", Some("best".to_owned())));
+        assert_eq!(split("runs/a@bester"), ("runs/a@bester", None));
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::best::Evaluations;
 use super::layout::{StateLayout, TensorSpec, state_digest};
 use super::lineage::Parent;
 use super::part::PartEntry;
@@ -35,6 +36,24 @@ pub struct SharedState {
     pub last_loss: Option<f64>,
     /// Workers that wrote it.
     pub world: u32,
+    /// What evaluations found so far; older versions did not keep it.
+    #[serde(default)]
+    pub evaluations: Evaluations,
+}
+
+impl SharedState {
+    /// Before the first step.
+    pub fn at_the_start() -> Self {
+        Self {
+            position: Position::default(),
+            global_step: 0,
+            schedule: ScheduleState::default(),
+            samples_seen: 0,
+            last_loss: None,
+            world: 0,
+            evaluations: Evaluations::default(),
+        }
+    }
 }
 
 /// All of a manifest but what follows from the parts.

@@ -16,6 +16,7 @@
 //!
 //! The module knows names, shapes and bytes; what the numbers mean is the worker's business.
 
+mod best;
 mod catalogue;
 mod error;
 mod integrity;
@@ -27,6 +28,7 @@ mod part;
 mod prune;
 mod term;
 
+pub use best::{Evaluations, Tally};
 pub use catalogue::{Checkpoints, Listing, Search, Skipped, Summary};
 pub use error::{CheckpointError, PartProblem};
 pub use layout::{SLICE_BYTES, Slice, StateLayout, TensorSpec, state_digest};
@@ -34,7 +36,7 @@ pub use lineage::{LineageRecord, Parent};
 pub use locate::{Located, locate, locate_with};
 pub use manifest::{FORMAT, Header, Manifest, ManifestError, SharedState};
 pub use part::{EncodedPart, PartEntry, PartError, SliceEntry, encode_part, slice_hash};
-pub use prune::Pruned;
+pub use prune::{Keep, Pruned};
 pub use term::{Claim, TermRecord};
 
 use crate::ids::Lineage;

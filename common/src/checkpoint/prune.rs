@@ -22,12 +22,21 @@ pub struct Pruned {
     pub swept: usize,
 }
 
+/// What [`Checkpoints::prune`] leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// So many of the newest, at least one.
+    pub last: u32,
+    /// The one with the fewest errors, see [`Checkpoints::best`].
+    pub best: bool,
+}
+
 /// The objects of one lineage, by checkpoint folder.
 type Folders = BTreeMap<String, Vec<Stored>>;
 
 impl Checkpoints {
-    /// Keeps the newest `keep_last` (at least one) checkpoints of the lineage, removes the older
-    /// ones, and sweeps what terms below `living` left behind.
+    /// Keeps the checkpoints of the lineage that `keep` names, removes the older ones, and sweeps
+    /// what terms below `living` left behind.
     ///
     /// The newest good checkpoint always stays, as do those that another lineage started from. To
     /// know the former, the newest kept one is read back and verified before anything older goes.
@@ -37,13 +46,13 @@ impl Checkpoints {
     pub async fn prune(
         &self,
         lineage: Lineage,
-        keep_last: u32,
+        keep: Keep,
         living: Term,
     ) -> Result<Pruned, CheckpointError> {
         self.still_in(living).await?;
         let folders = self.folders(lineage).await?;
         let mut pruned = Pruned::default();
-        for path in self.superfluous(&folders, keep_last).await? {
+        for path in self.superfluous(&folders, keep).await? {
             self.store.delete(&path).await?;
             let folder = path.trim_end_matches("/manifest.json");
             for object in folders.get(folder).into_iter().flatten() {
@@ -76,17 +85,17 @@ impl Checkpoints {
     async fn superfluous(
         &self,
         folders: &Folders,
-        keep_last: u32,
+        keep: Keep,
     ) -> Result<Vec<String>, CheckpointError> {
-        let newest_first: Vec<&String> = folders
+        let newest_first: Vec<String> = folders
             .values()
             .rev()
             .flatten()
-            .map(|object| &object.path)
+            .map(|object| object.path.clone())
             .filter(|path| manifest_key(path).is_some())
             .collect();
-        let keep = (keep_last.max(1) as usize).min(newest_first.len());
-        if newest_first.len() == keep {
+        let last = (keep.last.max(1) as usize).min(newest_first.len());
+        if newest_first.len() == last {
             return Ok(Vec::new());
         }
         let Some(good) = self.first_good(&newest_first).await? else {
@@ -98,20 +107,23 @@ impl Checkpoints {
             .into_iter()
             .filter_map(|lineage| lineage.parent.map(|parent| parent.checkpoint))
             .collect();
+        let best = if keep.best { self.best_of(&newest_first).await? } else { None };
+        let best = best.map(|(path, _)| path);
         let mut superfluous = Vec::new();
-        for path in newest_first.into_iter().skip(keep) {
-            let foreign = matches!(self.read(path).await, Err(CheckpointError::Format { .. }));
-            if *path != good && !parents.contains(path) && !foreign {
-                superfluous.push(path.clone());
+        for path in newest_first.into_iter().skip(last) {
+            let foreign = matches!(self.read(&path).await, Err(CheckpointError::Format { .. }));
+            let needed = path == good || Some(&path) == best.as_ref() || parents.contains(&path);
+            if !needed && !foreign {
+                superfluous.push(path);
             }
         }
         Ok(superfluous)
     }
 
-    async fn first_good(&self, paths: &[&String]) -> Result<Option<String>, CheckpointError> {
+    async fn first_good(&self, paths: &[String]) -> Result<Option<String>, CheckpointError> {
         for path in paths {
             match self.read_good(path).await {
-                Ok(_) => return Ok(Some((*path).clone())),
+                Ok(_) => return Ok(Some(path.clone())),
                 Err(CheckpointError::Store(error)) => return Err(error.into()),
                 Err(reason) => {
                     tracing::warn!(checkpoint = %path, %reason, "checkpoint does not verify");

@@ -110,6 +110,12 @@ pub(super) const FIELDS: &[Field] = &[
         "threads that decode, per worker; 0: one per lane",
     ),
     field("data.prefetch", Kind::Integer, "4", "microbatches decoded ahead, per worker"),
+    field(
+        "data.colour_sigma",
+        Kind::Number,
+        "0.1",
+        "spread of the colour shift in training, in deviations of the data's colours (paper, 4.1); 0: none",
+    ),
     field("model.name", Kind::Word, r#""alexnet""#, "the net of 2012"),
     field("model.groups", Kind::Integer, "2", "groups of conv2, conv4, conv5: 2 (paper, 3.5) or 1"),
     field(
@@ -219,6 +225,12 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     field("evaluation.every_epochs", Kind::Integer, "1", "epochs between evaluations; 0: never"),
     field(
+        "evaluation.crops",
+        Kind::Integer,
+        "1",
+        "views of an image: 1, the centre; 10, corners, centre and mirrored (paper, 4.1)",
+    ),
+    field(
         "checkpoint.every_steps",
         Kind::Integer,
         "1000",
@@ -231,6 +243,12 @@ pub(super) const FIELDS: &[Field] = &[
         "epochs between checkpoints; 0: not by epochs",
     ),
     field("checkpoint.keep_last", Kind::Integer, "3", "older checkpoints are removed"),
+    field(
+        "checkpoint.keep_best",
+        Kind::Flag,
+        "true",
+        "also keep the one with the fewest top-1 errors on the validation split",
+    ),
     field("cluster.workers", Kind::Integer, "1", "training starts when so many have joined"),
     field(
         "cluster.bind",

@@ -55,6 +55,11 @@ pub struct Data {
     pub decode_threads: u32,
     /// Microbatches decoded ahead, per worker.
     pub prefetch: u32,
+    /// In training, colours are shifted along the principal axes of the data set's colours by draws
+    /// from N(0, this), in standard deviations (section 4.1 of the paper: 0.1); 0 leaves them alone,
+    /// as do records of older runs, which have no such field.
+    #[serde(default)]
+    pub colour_sigma: f64,
 }
 
 /// `[model]`
@@ -286,6 +291,15 @@ pub enum Wire {
 pub struct Evaluation {
     /// Evaluate after every so many epochs; 0: never.
     pub every_epochs: u32,
+    /// Windows of an image that the net is shown: 1, the centre, or 10, the four corners and the
+    /// centre and their mirror images, whose softmax outputs are averaged (section 4.1 of the paper).
+    #[serde(default = "one")]
+    pub crops: u32,
+}
+
+/// What older records, which do not say it, mean.
+fn one() -> u32 {
+    1
 }
 
 /// `[checkpoint]`
@@ -298,6 +312,10 @@ pub struct Checkpoint {
     pub every_epochs: u32,
     /// Older ones are removed, this many stay; at least 1.
     pub keep_last: u32,
+    /// The one with the fewest top-1 errors of its lineage stays too, however old, and is taken when
+    /// an evaluation finds fewer errors than ever before, due or not.
+    #[serde(default)]
+    pub keep_best: bool,
 }
 
 /// `[cluster]`

@@ -62,6 +62,7 @@ fn the_default_is_the_papers_recipe() {
     );
     assert_eq!((config.model.groups, config.model.dropout), (2, 0.5));
     assert_eq!((config.model.init, config.model.conv_bias), (Init::Gaussian, 1.0));
+    assert_eq!(config.data.colour_sigma, 0.1);
     assert_eq!(config.cluster.ring_chunk, 256 << 10);
     assert_eq!(config.cluster.ring_timeout, Duration::from_secs(30));
     assert_eq!(config.log_folder(), Path::new("runs/alexnet/logs"));
@@ -257,6 +258,7 @@ fn impossible_values_are_refused() {
         ("model.groups=3", "model.groups: must be at most 2, is 3"),
         ("model.init=kaimming", "model.init: must be \"gaussian\" or \"kaiming\", is \"kaimming\""),
         ("model.conv_bias=nan", "model.conv_bias: must be -1000 to 1000, is NaN"),
+        ("data.colour_sigma=-1", "data.colour_sigma: must be at least 0 and at most 10, is -1"),
         ("train.lr=0", "train.lr: must be more than 0 and at most 1000, is 0"),
         ("train.lr=inf", "train.lr: must be more than 0 and at most 1000, is inf"),
         ("train.lr=-1e-3", "train.lr: must be more than 0 and at most 1000, is -0.001"),
@@ -267,6 +269,7 @@ fn impossible_values_are_refused() {
         ("schedule.min_delta=0", "schedule.min_delta: must be at least 1, is 0"),
         ("schedule.divide_by=1", "schedule.divide_by: must be more than 1 and at most 1000, is 1"),
         ("schedule.drops=[]", "schedule.drops: has no meaning with kind = \"plateau\""),
+        ("evaluation.crops=5", "evaluation.crops: must be 1 or 10, is 5"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last: must be at least 1, is 0"),
         (
             "evaluation.every_epochs=0",

@@ -29,9 +29,7 @@ pub(super) fn validate(
         train: train(reader),
         schedule: schedule(reader),
         numerics: numerics(reader),
-        evaluation: Evaluation {
-            every_epochs: reader.integer("evaluation.every_epochs", 0..=MANY),
-        },
+        evaluation: evaluation(reader),
         checkpoint: checkpoint(reader),
         cluster: cluster(reader),
         log: log(reader),
@@ -63,6 +61,9 @@ fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
         url: url(reader, "data.url", folder),
         decode_threads: reader.integer("data.decode_threads", 0..=256),
         prefetch: reader.integer("data.prefetch", 1..=1024),
+        colour_sigma: reader.number("data.colour_sigma", "at least 0 and at most 10", |it| {
+            (0.0..=10.0).contains(&it)
+        }),
     }
 }
 
@@ -289,11 +290,25 @@ fn numerics(reader: &mut Reader<'_>) -> Numerics {
     }
 }
 
+fn evaluation(reader: &mut Reader<'_>) -> Evaluation {
+    const CROPS: &str = "evaluation.crops";
+    let evaluation = Evaluation {
+        every_epochs: reader.integer("evaluation.every_epochs", 0..=MANY),
+        crops: reader.integer(CROPS, 1..=10),
+    };
+    if reader.good(&[CROPS]) && !matches!(evaluation.crops, 1 | 10) {
+        let what = format!("must be 1 or 10, is {}", evaluation.crops);
+        reader.wrong(CROPS, what, "1 is the centre, 10 are the paper's".to_owned());
+    }
+    evaluation
+}
+
 fn checkpoint(reader: &mut Reader<'_>) -> Checkpoint {
     Checkpoint {
         every_steps: reader.integer("checkpoint.every_steps", 0..=MANY * 1000),
         every_epochs: reader.integer("checkpoint.every_epochs", 0..=MANY),
         keep_last: reader.integer("checkpoint.keep_last", 1..=MANY),
+        keep_best: reader.flag("checkpoint.keep_best"),
     }
 }
 

@@ -20,7 +20,7 @@
 //! | [`Order`](Stream::Order) | yes | 0 | 0 | the epoch's order of samples |
 //! | [`Crop`](Stream::Crop) | yes | yes | index in the split | where the crop lies: x, then y |
 //! | [`Flip`](Stream::Flip) | yes | yes | index in the split | whether the image is mirrored |
-//! | [`Colour`](Stream::Colour) | yes | yes | index in the split | shift of the colours |
+//! | [`Colour`](Stream::Colour) | yes | yes | index in the split | shift of the colours: three normals |
 //! | [`DropoutFc6`](Stream::DropoutFc6) | yes | yes | index in the split | mask of fc6 |
 //! | [`DropoutFc7`](Stream::DropoutFc7) | yes | yes | index in the split | mask of fc7 |
 //! | [`Weights`](Stream::Weights) | 0 | 0 | number of the tensor | initial weights |

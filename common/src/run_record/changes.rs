@@ -67,6 +67,8 @@ fn may_change(field: &str, schedule: &Schedule) -> bool {
         "train" => {
             !schedule.depends_on_end() && matches!(field, "train.epochs" | "train.max_steps")
         }
+        // Counts of errors are compared over the whole run, to find the best checkpoint.
+        "evaluation" if field == "evaluation.crops" => false,
         // Plateau drops the rate by the history of evaluations.
         "evaluation" => match schedule.decay {
             Decay::Constant

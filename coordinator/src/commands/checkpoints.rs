@@ -1,12 +1,14 @@
 //! `convoy checkpoints`: what a run has saved, and whether it is whole.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
-use convoy_common::checkpoint::{CheckpointError, Checkpoints, Listing, Located, locate};
+use convoy_common::checkpoint::{CheckpointError, Checkpoints, Listing, Located, Tally, locate};
 use convoy_common::failure::{Explain as _, Failure};
+use convoy_common::ids::Lineage;
 use convoy_common::run_record;
 use convoy_common::store::Store;
 use serde_json::json;
@@ -16,6 +18,7 @@ use serde_json::json;
 #[command(after_help = "Examples:\n  \
     convoy checkpoints list runs/quickstart\n  \
     convoy checkpoints show s3://bucket/runs/a --json\n  \
+    convoy checkpoints show runs/a@best               the fewest errors of the newest lineage\n  \
     convoy checkpoints verify runs/a/checkpoints/1/000000000120")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -24,14 +27,15 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All checkpoints of a run, newest first.
+    /// All checkpoints of a run, newest first, with the share of first guesses that were wrong
+    /// (ERRORS) where it was evaluated; `best` marks the fewest of a lineage.
     List {
         /// URL or folder of the run.
         url: String,
     },
     /// One checkpoint: a run's newest good one, or the one that the URL names.
     Show {
-        /// URL or folder of a run, or RUN_URL/checkpoints/LINEAGE/STEP.
+        /// URL or folder of a run, RUN_URL@best, or RUN_URL/checkpoints/LINEAGE/STEP.
         url: String,
         /// Print step, epoch, state digest and more as one JSON object.
         #[arg(long)]
@@ -72,17 +76,20 @@ async fn open(url: &str) -> Result<(Checkpoints, Listing), CheckpointError> {
 }
 
 async fn list(url: &str) -> Result<(String, u8), CheckpointError> {
-    let (_, listing) = open(url).await?;
+    let (checkpoints, listing) = open(url).await?;
     if listing.checkpoints.is_empty() && listing.skipped.is_empty() {
         return Ok(("no checkpoints yet\n".to_owned(), 0));
     }
     let mut text = format!(
-        "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {}\n",
-        "LINEAGE", "STEP", "EPOCH", "IN EPOCH", "SIZE", "AGE", "STATE", "PATH"
+        "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {:<12}  {}\n",
+        "LINEAGE", "STEP", "EPOCH", "IN EPOCH", "SIZE", "AGE", "STATE", "ERRORS", "PATH"
     );
+    let best = best_of_each(&checkpoints, &listing).await?;
     for it in listing.checkpoints {
+        let errors = it.evaluation.map_or_else(|| "-".to_owned(), |tally| share(&tally));
+        let mark = if best.contains(&it.path) { " best" } else { "" };
         text += &format!(
-            "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {}\n",
+            "{:>7} {:>9} {:>6} {:>9} {:>10} {:>8}  {:<12}  {:<12}  {}\n",
             it.lineage.0,
             it.global_step,
             it.position.epoch,
@@ -90,6 +97,7 @@ async fn list(url: &str) -> Result<(String, u8), CheckpointError> {
             size(it.bytes),
             age(&it.created),
             &it.state_digest[..12.min(it.state_digest.len())],
+            errors + mark,
             it.path
         );
     }
@@ -97,6 +105,24 @@ async fn list(url: &str) -> Result<(String, u8), CheckpointError> {
         text += &format!("unusable: {}: {}\n", it.path, it.reason);
     }
     Ok((text, 0))
+}
+
+/// The best checkpoint of every lineage that has one.
+async fn best_of_each(
+    checkpoints: &Checkpoints,
+    listing: &Listing,
+) -> Result<BTreeSet<String>, CheckpointError> {
+    let lineages: BTreeSet<Lineage> = listing.checkpoints.iter().map(|it| it.lineage).collect();
+    let mut best = BTreeSet::new();
+    for lineage in lineages {
+        best.extend(checkpoints.best(lineage).await?.map(|(path, _)| path));
+    }
+    Ok(best)
+}
+
+/// `41.11 %` of the images with a wrong first guess.
+fn share(tally: &Tally) -> String {
+    format!("{:.2} %", 100.0 * tally.top1_errors as f64 / tally.images.max(1) as f64)
 }
 
 async fn show(url: &str, as_json: bool) -> Result<(String, u8), CheckpointError> {
@@ -119,6 +145,7 @@ async fn show(url: &str, as_json: bool) -> Result<(String, u8), CheckpointError>
             "bytes": manifest.bytes,
             "parts": manifest.parts.len(),
             "created": manifest.created,
+            "evaluation": shared.evaluations.here,
             "skipped": skipped.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(),
         });
         return Ok((format!("{value}\n"), 0));
@@ -128,6 +155,10 @@ async fn show(url: &str, as_json: bool) -> Result<(String, u8), CheckpointError>
         text += &format!("skipped: {}: {}\n", it.path, it.reason);
     }
     let loss = shared.last_loss.map_or("none".to_owned(), |loss| format!("{loss:.4}"));
+    let errors = shared.evaluations.here.map_or_else(
+        || "not evaluated".to_owned(),
+        |it| format!("{} of {} images ({})", it.top1_errors, it.images, share(&it)),
+    );
     let parent = manifest.parent.as_ref().map_or("the seed", |it| it.checkpoint.as_str());
     for (name, value) in [
         ("run", format!("{} ({})", record.config.run.name, record.run_id)),
@@ -135,6 +166,7 @@ async fn show(url: &str, as_json: bool) -> Result<(String, u8), CheckpointError>
         ("lineage", format!("{}, from {parent}", manifest.lineage)),
         ("step", format!("{} ({})", shared.global_step, shared.position)),
         ("loss", loss),
+        ("errors", errors),
         ("size", format!("{} in {} parts", size(manifest.bytes), manifest.parts.len())),
         ("created", format!("{} ({} ago)", manifest.created, age(&manifest.created))),
         ("state", manifest.state_digest),

@@ -48,8 +48,9 @@ pub(crate) struct Args {
     /// Refuses to go on with a run that exists already
     #[arg(long)]
     fresh: bool,
-    /// Starts a new lineage from this checkpoint
-    #[arg(long, value_name = "URL", conflicts_with = "fresh")]
+    /// Starts a new lineage from this checkpoint: STEP, LINEAGE/STEP, or best for the one with the
+    /// fewest errors
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "fresh")]
     from: Option<String>,
     /// Where workers train
     #[arg(long, value_enum, default_value = "auto")]

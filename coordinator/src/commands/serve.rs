@@ -53,7 +53,8 @@ pub(crate) struct Args {
     /// Refuse a run that exists
     #[arg(long, conflicts_with = "from")]
     fresh: bool,
-    /// Start from this checkpoint (STEP, LINEAGE/STEP or its path) in a lineage of its own
+    /// Start from this checkpoint (STEP, LINEAGE/STEP, best, LINEAGE/best or its path) in a lineage
+    /// of its own
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<String>,
     /// Write the address that became of --bind to this file

@@ -10,7 +10,7 @@ mod tensors;
 use std::future::Future;
 
 use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Header, Manifest, ManifestError, Parent, Pruned, TensorSpec,
+    CheckpointError, Checkpoints, Header, Keep, Manifest, ManifestError, Parent, Pruned, TensorSpec,
 };
 use convoy_common::config::Model;
 use convoy_common::ids::{Lineage, Term};
@@ -87,7 +87,7 @@ pub struct StoreLedger {
     lineage: Lineage,
     parent: Option<Parent>,
     term: Term,
-    keep_last: u32,
+    keep: Keep,
     /// What the state consists of; the same for the whole run, so read once.
     tensors: Option<Vec<TensorSpec>>,
 }
@@ -126,7 +126,7 @@ impl Ledger for StoreLedger {
     }
 
     async fn prune(&mut self) -> Result<Pruned, LedgerError> {
-        Ok(self.checkpoints.prune(self.lineage, self.keep_last, self.term).await?)
+        Ok(self.checkpoints.prune(self.lineage, self.keep, self.term).await?)
     }
 
     async fn record_fingerprint(&mut self, fingerprint: &str) -> Result<(), LedgerError> {

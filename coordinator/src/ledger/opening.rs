@@ -8,7 +8,7 @@
 //! ([`Run::take_over`]) begins this coordinator's term.
 
 use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Claim, LineageRecord, Manifest, Parent, Search, TermRecord,
+    CheckpointError, Checkpoints, Claim, Keep, LineageRecord, Manifest, Parent, Search, TermRecord,
 };
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::{Dataset, DatasetError, Split};
@@ -214,7 +214,10 @@ impl Run {
             lineage: lineage.lineage,
             parent: lineage.parent,
             term,
-            keep_last: self.config.checkpoint.keep_last,
+            keep: Keep {
+                last: self.config.checkpoint.keep_last,
+                best: self.config.checkpoint.keep_best,
+            },
             tensors: found.map(|it| it.1.tensors),
         };
         Ok(Opened { plan, ledger, run_id, record_digest })
@@ -292,6 +295,7 @@ impl Run {
             steps_per_epoch: sampler.steps_per_epoch(),
             training_images: images.train,
             validation_images: images.validation,
+            evaluation_crops: config.evaluation.crops,
             evaluate_every_epochs: config.evaluation.every_epochs,
             log_every_steps: config.log.every_steps,
             deadlines: Deadlines::new(

@@ -41,6 +41,8 @@ pub struct Plan {
     pub training_images: u64,
     /// Images of the validation split.
     pub validation_images: u64,
+    /// Views of each of them that an evaluation computes.
+    pub evaluation_crops: u32,
     /// The validation split is evaluated after so many epochs; 0: never.
     pub evaluate_every_epochs: u32,
     /// Steps between two progress lines.

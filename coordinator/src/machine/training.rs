@@ -211,7 +211,8 @@ impl Machine {
         let mut longest = self.pace.longest_step() * 10;
         let speed = self.pace.images_per_second();
         if speed > 0.0 && self.members.iter().any(|(_, it)| it.phase == "evaluate") {
-            let seconds = 10.0 * self.plan.validation_images as f64 / speed;
+            let views = self.plan.validation_images * u64::from(self.plan.evaluation_crops);
+            let seconds = 10.0 * views as f64 / speed;
             longest = longest.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         }
         longest.max(self.plan.deadlines.stall)

@@ -272,6 +272,7 @@ impl Worker {
             samples_seen: 8 * global_step,
             last_loss: Some(0.7),
             world,
+            evaluations: Default::default(),
         };
         self.say(In::PartUploaded(pb::PartUploaded {
             generation: self.assignment.generation,

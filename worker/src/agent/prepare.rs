@@ -6,8 +6,7 @@ use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout};
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::{Dataset, Split};
 use convoy_common::failure::Failure;
-use convoy_common::ids::Position;
-use convoy_common::schedule::ScheduleState;
+use convoy_common::ids::Lineage;
 use convoy_common::store::Store;
 use tracing::info;
 
@@ -65,7 +64,8 @@ impl Job {
         assignment: Assignment,
         server: &RingServer,
     ) -> Result<Prepared, Failure> {
-        let (net, layout, shared) = self.load(assignment.manifest.as_deref()).await?;
+        let (net, layout, shared) =
+            self.load(assignment.manifest.as_deref(), assignment.lineage).await?;
         let (net, layout, state_digest) = off_runtime(move || {
             let digest = state::digest(&net, &layout)?;
             Ok((net, layout, digest))
@@ -89,6 +89,7 @@ impl Job {
     async fn load(
         &self,
         manifest: Option<&str>,
+        lineage: Lineage,
     ) -> Result<(Net, Arc<StateLayout>, SharedState), Failure> {
         let (model, seed, device) = (self.config.model.clone(), self.config.run.seed, self.device);
         let classes = self.dataset.classes().len();
@@ -104,7 +105,7 @@ impl Job {
         .await?;
         let layout = Arc::new(state::layout(&net));
         match manifest {
-            None => Ok((net, layout, at_the_start())),
+            None => Ok((net, layout, SharedState::at_the_start())),
             Some(path) => {
                 let manifest = self.catalogue.read(path).await?;
                 state::load(&self.catalogue, &manifest, &layout, &mut net).await?;
@@ -115,20 +116,13 @@ impl Job {
                     state_digest = manifest.state_digest,
                     "restored the state from a checkpoint"
                 );
-                Ok((net, layout, manifest.shared))
+                let mut shared = manifest.shared;
+                if manifest.lineage != lineage {
+                    shared.evaluations = shared.evaluations.at_the_start_of_a_lineage();
+                }
+                Ok((net, layout, shared))
             }
         }
-    }
-}
-
-fn at_the_start() -> SharedState {
-    SharedState {
-        position: Position::default(),
-        global_step: 0,
-        schedule: ScheduleState::default(),
-        samples_seen: 0,
-        last_loss: None,
-        world: 0,
     }
 }
 

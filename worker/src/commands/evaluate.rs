@@ -27,14 +27,19 @@ use crate::train::lanes::Lanes;
 #[command(after_help = "\
 Examples:
   convoy-worker evaluate --checkpoint runs/quickstart
+  convoy-worker evaluate --checkpoint runs/quickstart@best --crops 10
   convoy-worker evaluate --checkpoint s3://bucket/run/checkpoints/0/000000001200 --data data/mine --json")]
 pub(crate) struct Args {
-    /// URL of a run (its newest good checkpoint is taken) or of one checkpoint in it.
+    /// URL of a run (its newest good checkpoint is taken), RUN@best, or of one checkpoint in it.
     #[arg(long, value_name = "URL")]
     checkpoint: String,
     /// URL of a packed data set [default: the one that the run was trained on].
     #[arg(long, value_name = "URL")]
     data: Option<String>,
+    /// Views of each image: 1, the centre, or 10, corners, centre and mirror images (section 4.1 of
+    /// the paper) [default: evaluation.crops of the run].
+    #[arg(long, value_name = "1|10", value_parser = super::crops)]
+    crops: Option<u32>,
     /// What computes.
     #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto", env = "CONVOY_DEVICE")]
     device: DeviceChoice,
@@ -61,6 +66,8 @@ struct Outcome {
     /// The data set.
     data: String,
     images: u64,
+    /// Views of each image.
+    crops: u32,
     top1_correct: u64,
     top5_correct: u64,
     /// Shares of the images, 0 to 1.
@@ -113,7 +120,8 @@ fn evaluate(
     let expected = grid.microbatches();
     let bar = progress_bar(images);
     let settings = data::Settings::of(config, lanes);
-    let wanted = (0..expected).map(move |number| evaluation::request(&grid, number));
+    let crops = args.crops.unwrap_or(config.evaluation.crops);
+    let wanted = (0..expected).map(move |number| evaluation::request(&grid, number, crops));
     let pipeline = Pipeline::start(Arc::new(dataset), settings, runtime, wanted)?;
     // Dropout and the exchange of gradients play no part here.
     let dropout = Dropout { seed: config.run.seed, probability: 0.0 };
@@ -136,6 +144,7 @@ fn evaluate(
         state_digest: manifest.state_digest.clone(),
         data: data.to_owned(),
         images: total.samples,
+        crops,
         top1_correct: total.top1,
         top5_correct: total.top5,
         top1: share(total.top1),
@@ -165,7 +174,8 @@ fn print(outcome: &Outcome, json: bool) {
         return;
     }
     println!("checkpoint  {} (epoch {}, step {})", outcome.checkpoint, outcome.epoch, outcome.step);
-    println!("images      {} of {}", outcome.images, outcome.data);
+    let views = if outcome.crops == 1 { "by their centres" } else { "by ten views each" };
+    println!("images      {} of {}, {views}", outcome.images, outcome.data);
     println!("top-1       {:.2} %  ({} correct)", 100.0 * outcome.top1, outcome.top1_correct);
     println!("top-5       {:.2} %  ({} correct)", 100.0 * outcome.top5, outcome.top5_correct);
     println!("loss        {:.4}", outcome.loss);

@@ -9,8 +9,11 @@ use crate::model::Device;
 pub(crate) mod bench;
 pub(crate) mod bench_ring;
 pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod join;
 pub(crate) mod model;
+pub(crate) mod predict;
 
 /// Threads of the async runtime: it moves bytes and waits, the computing happens elsewhere.
 const RUNTIME_THREADS: usize = 2;
@@ -21,6 +24,15 @@ fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FAILURE, error))
+}
+
+/// How many views of an image are asked for.
+fn crops(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "10" => Ok(10),
+        _ => Err("1 and 10 are possible".to_owned()),
+    }
 }
 
 /// The number of lanes asked for, or one per core on a CPU and one on a GPU.

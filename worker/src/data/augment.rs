@@ -1,17 +1,19 @@
-//! From a picture to the net's input: crop, flip, mean subtraction, scale (section 4.1 of the
-//! paper), and the order of values that convolutions want.
+//! From a picture to the net's input: crop, flip, colour, mean subtraction, scale (section 4.1 of
+//! the paper), and the order of values that convolutions want.
 //!
 //! ```text
-//!  picture, shorter side 256 ─> centre 256 x 256 ─> window of side x side ─> (pixel - mean) scale
-//!  mean image, 256 x 256 ─────────────────────────> the same window ───────────┘    └> mirrored
+//!  picture, shorter side 256 ─> centre 256 x 256 ─> window of side x side ─> (pixel - mean + shift) scale
+//!  mean image, 256 x 256 ─────────────────────────> the same window ───────────┘               └> mirrored
 //! ```
 //!
-//! The mean is subtracted at the place where the pixel was taken, before both are mirrored. The
-//! side of the window is the net's, [`ModelName::input_side`](convoy_common::config::ModelName).
+//! The mean is an image, not one number a channel (section 2), and is subtracted at the place where
+//! the pixel was taken, before both are mirrored. The shift is one number for each channel
+//! ([`super::colour`]), in training alone. The side of the window is the net's, [`ModelName::input_side`](convoy_common::config::ModelName).
 
 use convoy_common::image::{Rgb8, decode, shorter_side_256};
 use convoy_common::random::{Random, Stream};
 
+use super::colour::Axes;
 use super::error::Unusable;
 use super::{Purpose, Request};
 
@@ -28,6 +30,34 @@ pub(super) struct Recipe {
     /// Of the window; at most [`STORED_SIDE`].
     pub(super) side: usize,
     pub(super) pixel_scale: f32,
+    /// Spread of the draws along the axes.
+    pub(super) colour_sigma: f64,
+    pub(super) axes: Axes,
+}
+
+/// What is done to one image besides the mean's subtraction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Treatment {
+    pub(super) window: Window,
+    /// Of the window.
+    pub(super) side: usize,
+    /// Added to R, G and B, in units of 0 to 255.
+    pub(super) shift: [f32; 3],
+    /// What the sum is multiplied by.
+    pub(super) pixel_scale: f32,
+}
+
+impl Recipe {
+    /// What is done to one sample: its window and, in training, the shift of its colours.
+    pub(super) fn treatment(&self, request: &Request, sample: u64) -> Treatment {
+        let shift = match request.purpose {
+            Purpose::Train => self.axes.shift(self.colour_sigma, self.seed, request, sample),
+            Purpose::Evaluate | Purpose::EvaluateSquares => [0.0; 3],
+        };
+        let side = request.purpose.side(self.side);
+        let window = Window::of(self.seed, side, request, sample);
+        Treatment { window, side, shift, pixel_scale: self.pixel_scale }
+    }
 }
 
 /// Values of one input: `3 x side x side`.
@@ -44,7 +74,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window of one sample: drawn in training, the centre in evaluation.
+    /// The window of that side of one sample: drawn in training, the centre in evaluation.
     pub(super) fn of(seed: u64, side: usize, request: &Request, sample: u64) -> Self {
         match request.purpose {
             Purpose::Train => {
@@ -58,7 +88,7 @@ impl Window {
                     flip: random(Stream::Flip).below(2) == 1,
                 }
             }
-            Purpose::Evaluate => {
+            Purpose::Evaluate | Purpose::EvaluateSquares => {
                 let centre = (STORED_SIDE - side) / 2;
                 Self { x: centre, y: centre, flip: false }
             }
@@ -71,27 +101,25 @@ impl Window {
 /// A picture whose shorter side is not 256 is resized first.
 pub(super) fn write(
     bytes: &[u8],
-    window: Window,
+    treatment: Treatment,
     mean: &[f32],
-    recipe: Recipe,
     out: &mut [f32],
 ) -> Result<(), Unusable> {
     let mut picture = decode(bytes)?;
     if picture.width.min(picture.height) != STORED_SIDE as u32 {
         picture = shorter_side_256(picture)?;
     }
-    write_window(&picture, window, mean, recipe, out)
+    write_window(&picture, treatment, mean, out)
 }
 
 fn write_window(
     picture: &Rgb8,
-    window: Window,
+    treatment: Treatment,
     mean: &[f32],
-    recipe: Recipe,
     out: &mut [f32],
 ) -> Result<(), Unusable> {
+    let Treatment { window, side, shift, pixel_scale } = treatment;
     let (width, height) = (picture.width as usize, picture.height as usize);
-    let Recipe { side, pixel_scale, .. } = recipe;
     if width.min(height) < STORED_SIDE || picture.pixels.len() != width * height * 3 {
         let Rgb8 { width, height, ref pixels } = *picture;
         return Err(Unusable::Size { width, height, bytes: pixels.len() });
@@ -105,10 +133,9 @@ fn write_window(
             let place = (channel * STORED_SIDE + window.y + y) * STORED_SIDE + window.x;
             let mean = &mean[place..][..side];
             let out = &mut out[(channel * side + y) * side..][..side];
-            let values = row
-                .iter()
-                .zip(mean)
-                .map(|(pixel, mean)| (f32::from(pixel[channel]) - mean) * pixel_scale);
+            let values = row.iter().zip(mean).map(|(pixel, mean)| {
+                (f32::from(pixel[channel]) - mean + shift[channel]) * pixel_scale
+            });
             if window.flip {
                 out.iter_mut().rev().zip(values).for_each(|(out, value)| *out = value);
             } else {
@@ -127,8 +154,8 @@ mod tests {
 
     const SIDE: usize = 227;
 
-    fn recipe(side: usize, pixel_scale: f32) -> Recipe {
-        Recipe { seed: 7, side, pixel_scale }
+    fn treatment(window: Window, side: usize) -> Treatment {
+        Treatment { window, side, shift: [3.0, -1.5, 0.25], pixel_scale: 0.5 }
     }
 
     /// A picture in which every value tells its place, as far as a byte can.
@@ -149,14 +176,15 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn each_value_is_the_pixel_less_the_mean_at_its_place(
+        fn each_value_is_the_pixel_less_the_mean_at_its_place_and_shifted(
             x in 0_usize..30, y in 0_usize..30, flip: bool, wide in 0_u32..40, high in 0_u32..40,
             side in 224_usize..=227,
         ) {
             let picture = picture(256 + wide, 256 + high);
             let mean = mean();
             let mut out = vec![f32::NAN; image_values(side)];
-            write_window(&picture, Window { x, y, flip }, &mean, recipe(side, 0.5), &mut out).unwrap();
+            let treatment = treatment(Window { x, y, flip }, side);
+            write_window(&picture, treatment, &mean, &mut out).unwrap();
             for (i, &value) in out.iter().enumerate() {
                 let (channel, row, column) = (i / side / side, i / side % side, i % side);
                 let column = if flip { side - 1 - column } else { column };
@@ -164,7 +192,7 @@ mod tests {
                 let down = high as usize / 2 + y + row;
                 let pixel = picture.pixels[(down * picture.width as usize + across) * 3 + channel];
                 let mean = mean[channel * 65_536 + (y + row) * 256 + x + column];
-                prop_assert_eq!(value, (f32::from(pixel) - mean) * 0.5);
+                prop_assert_eq!(value, (f32::from(pixel) - mean + treatment.shift[channel]) * 0.5);
             }
         }
     }
@@ -223,13 +251,24 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_shifted_in_training_alone() {
+        let axes = Axes::of(&[9.0, 0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 9.0]);
+        let recipe = Recipe { seed: 7, side: SIDE, pixel_scale: 0.5, colour_sigma: 0.1, axes };
+        let shift = |purpose| recipe.treatment(&request(purpose, 1, 2), 3).shift;
+        assert_eq!(shift(Purpose::Evaluate), [0.0; 3]);
+        assert!(shift(Purpose::Train).iter().all(|it| *it != 0.0));
+        let still = Recipe { colour_sigma: 0.0, ..recipe };
+        assert_eq!(still.treatment(&request(Purpose::Train, 1, 2), 3).shift, [0.0; 3]);
+    }
+
+    #[test]
     fn a_picture_that_is_too_small_or_short_of_pixels_is_refused() {
         let mut short = picture(256, 256);
         short.pixels.pop();
         let window = Window { x: 29, y: 29, flip: false };
         for picture in [picture(255, 300), picture(300, 255), short] {
             let mut out = vec![0.0; image_values(SIDE)];
-            let result = write_window(&picture, window, &mean(), recipe(SIDE, 1.0), &mut out);
+            let result = write_window(&picture, treatment(window, SIDE), &mean(), &mut out);
             assert!(matches!(result, Err(Unusable::Size { .. })), "{result:?}");
         }
     }

@@ -6,6 +6,11 @@ use convoy_common::failure::Explain;
 
 use super::source::{Source, SourceError};
 
+/// What every data set in memory says its colours vary like: about as photographs do. It is not
+/// computed from the images, so that a test knows it.
+pub(super) const COVARIANCE: [f64; 9] =
+    [4_800.0, 4_500.0, 4_000.0, 4_500.0, 4_900.0, 4_700.0, 4_000.0, 4_700.0, 5_200.0];
+
 /// Encoded images of both splits, and their mean.
 #[derive(Clone, Debug)]
 pub struct InMemory {
@@ -43,5 +48,9 @@ impl Source for InMemory {
 
     fn mean_image(&self) -> &[f32] {
         &self.mean_image
+    }
+
+    fn covariance(&self) -> [f64; 9] {
+        COVARIANCE
     }
 }

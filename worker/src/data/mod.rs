@@ -3,7 +3,8 @@
 //! ```text
 //!  requests ─> reader task ─────> queue of images ─> decode threads ─────────> delivery ─> next()
 //!   (lazy)     tokio, several     in order of        decode, crop, flip,       in order,
-//!              reads at once      microbatches       subtract, write in place  with a deadline
+//!              reads at once      microbatches       colour, subtract,         with a deadline
+//!                                                    write in place
 //!       └────────── at most `prefetch` microbatches anywhere in between ──────────┘
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! of tensors, of ranks or of how the data set is packed; that stops at [`Source`].
 
 mod augment;
+mod colour;
 mod delivery;
 mod disjoint;
 mod error;
@@ -23,6 +25,7 @@ mod memory;
 mod packed;
 mod pipeline;
 mod queue;
+mod single;
 mod source;
 
 use convoy_common::dataset::Split;
@@ -32,15 +35,18 @@ pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
 pub use pipeline::{Pipeline, Settings};
+pub use single::single;
 pub use source::{Source, SourceError};
 
 /// What a microbatch is for; decides the split and whether the crop is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Training split, random crop and flip.
+    /// Training split; crop, flip and colours are drawn.
     Train,
     /// Validation split, centre crop.
     Evaluate,
+    /// Validation split, the whole square, of which the net is shown several windows.
+    EvaluateSquares,
 }
 
 impl Purpose {
@@ -48,7 +54,15 @@ impl Purpose {
     pub fn split(self) -> Split {
         match self {
             Self::Train => Split::Train,
-            Self::Evaluate => Split::Validation,
+            Self::Evaluate | Self::EvaluateSquares => Split::Validation,
+        }
+    }
+
+    /// Height and width of what is delivered for a net whose input has that side.
+    fn side(self, input: usize) -> usize {
+        match self {
+            Self::Train | Self::Evaluate => input,
+            Self::EvaluateSquares => STORED_SIDE,
         }
     }
 }
@@ -73,7 +87,7 @@ pub struct Request {
 pub struct Microbatch {
     /// What was asked for.
     pub request: Request,
-    /// `n x 3 x side x side`, RGB: (pixel - mean) times `pixel_scale`.
+    /// `n x 3 x side x side` (256 for whole squares), RGB: (pixel - mean + shift of the colour) times `pixel_scale`.
     pub pixels: Vec<f32>,
     /// `n` classes.
     pub labels: Vec<i64>,

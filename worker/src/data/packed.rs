@@ -14,4 +14,8 @@ impl Source for Dataset {
     fn mean_image(&self) -> &[f32] {
         Self::mean_image(self)
     }
+
+    fn covariance(&self) -> [f64; 9] {
+        *Self::covariance(self)
+    }
 }

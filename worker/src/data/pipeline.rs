@@ -12,16 +12,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::augment::{MEAN_VALUES, Recipe, STORED_SIDE};
+use super::colour::Axes;
 use super::delivery::{Delivered, Delivery};
 use super::error::DataError;
 use super::queue::{Job, Queue};
 use super::source::Source;
 use super::{Microbatch, Request};
 
-/// How a pipeline works; only `seed`, `side` and `pixel_scale` touch bits.
+/// How a pipeline works; only `seed`, `side`, `pixel_scale` and
+/// `colour_sigma` touch bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Of the run; keys crops and flips.
+    /// Of the run; keys crops, flips and colours.
     pub seed: u64,
     /// Threads that decode; 0 is taken as 1.
     pub threads: u32,
@@ -33,6 +35,8 @@ pub struct Settings {
     pub pixel_scale: f64,
     /// How long [`Pipeline::next`] waits.
     pub timeout: Duration,
+    /// Spread of the colour shift in training, in standard deviations of the data set's colours.
+    pub colour_sigma: f64,
 }
 
 impl Settings {
@@ -46,6 +50,7 @@ impl Settings {
             side: config.model.name.input_side(),
             pixel_scale: config.model.pixel_scale,
             timeout: config.cluster.ring_timeout,
+            colour_sigma: config.data.colour_sigma,
         }
     }
 }
@@ -103,7 +108,13 @@ impl Pipeline {
             number: 0,
             stopped: false,
         };
-        let recipe = Recipe { seed: settings.seed, side, pixel_scale: settings.pixel_scale as f32 };
+        let recipe = Recipe {
+            seed: settings.seed,
+            side,
+            pixel_scale: settings.pixel_scale as f32,
+            colour_sigma: settings.colour_sigma,
+            axes: Axes::of(&source.covariance()),
+        };
         for number in 0..settings.threads.max(1) {
             // On failure, dropping the pipeline ends what has been started.
             pipeline.add_thread(number, Arc::clone(&source), recipe)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use convoy_common::dataset::Encoded;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::augment::{self, Recipe, Window, image_values};
+use super::augment::{self, Recipe, image_values};
 use super::delivery::{Delivered, Delivery};
 use super::disjoint::Disjoint;
 use super::error::{DataError, Unusable};
@@ -35,7 +35,7 @@ impl Job {
         side: usize,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let pixels = Disjoint::new(encoded.len(), image_values(side));
+        let pixels = Disjoint::new(encoded.len(), image_values(request.purpose.side(side)));
         Self { number, request, encoded, pixels, failure: Mutex::new(None), permit }
     }
 
@@ -47,8 +47,8 @@ impl Job {
         else {
             return;
         };
-        let window = Window::of(recipe.seed, recipe.side, &self.request, sample.index);
-        let write = || augment::write(&encoded.bytes, window, mean, recipe, out);
+        let treatment = recipe.treatment(&self.request, sample.index);
+        let write = || augment::write(&encoded.bytes, treatment, mean, out);
         let written = catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked));
         if let Err(reason) = written {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,10 @@ pub trait Source: Send + Sync + 'static {
     /// The mean of the training split's images: `3 x 256 x 256`, RGB, 0 to 255.
     fn mean_image(&self) -> &[f32];
 
+    /// Covariance of R, G and B over the pixels of the training split, row by row, in units of 0 to
+    /// 255 squared.
+    fn covariance(&self) -> [f64; 9];
+
     /// What the user knows the image by, for error messages.
     fn name(&self, split: Split, index: u64) -> String {
         format!("image {index} of {}", split.folder())

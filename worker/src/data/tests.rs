@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const SIGMA: f64 = 0.1;
 const SIDE: u32 = 227;
 const IMAGE_VALUES: usize = (3 * SIDE * SIDE) as usize;
 
@@ -25,7 +26,15 @@ fn runtime() -> Runtime {
 }
 
 fn settings(threads: u32) -> Settings {
-    Settings { seed: 5, threads, prefetch: 3, side: SIDE, pixel_scale: 1.0, timeout: PATIENCE }
+    Settings {
+        seed: 5,
+        threads,
+        prefetch: 3,
+        side: SIDE,
+        pixel_scale: 1.0,
+        timeout: PATIENCE,
+        colour_sigma: SIGMA,
+    }
 }
 
 /// A picture of slopes with some noise, told apart by its number.
@@ -106,25 +115,26 @@ fn drain(mut pipeline: Pipeline) -> Vec<Microbatch> {
 fn reference(source: &InMemory, request: &Request, sample: u64, scale: f32) -> Vec<f32> {
     let images = match request.purpose {
         Purpose::Train => &source.train,
-        Purpose::Evaluate => &source.validation,
+        Purpose::Evaluate | Purpose::EvaluateSquares => &source.validation,
     };
     let image = decode(&images[sample as usize].bytes).unwrap();
-    let (mut x, mut y, mut flip) = (14, 14, false);
+    let (mut x, mut y, mut flip, mut shift) = (14, 14, false, [0.0; 3]);
     if request.purpose == Purpose::Train {
         let mut crop = Random::new(5, Stream::Crop, request.epoch, request.step, sample);
         (x, y) = (crop.below(30) as usize, crop.below(30) as usize);
         flip = Random::new(5, Stream::Flip, request.epoch, request.step, sample).below(2) == 1;
+        shift = colour::Axes::of(&memory::COVARIANCE).shift(SIGMA, 5, request, sample);
     }
     let margin = (image.width as usize - 256) / 2;
     let mut out = Vec::new();
-    for channel in 0..3 {
+    for (channel, shift) in shift.into_iter().enumerate() {
         for row in 0..227 {
             for column in 0..227 {
                 let column = x + if flip { 226 - column } else { column };
                 let at = (y + row) * image.width as usize + margin + column;
                 let pixel = f32::from(image.pixels[at * 3 + channel]);
                 let mean = source.mean_image[(channel * 256 + y + row) * 256 + column];
-                out.push((pixel - mean) * scale);
+                out.push((pixel - mean + shift) * scale);
             }
         }
     }
@@ -152,6 +162,27 @@ fn microbatches_come_in_order_with_the_values_of_the_definition() {
                 assert_eq!(*label, ((first + sample.index) % 10) as i64);
             }
         }
+    }
+}
+
+#[test]
+fn whole_squares_hold_the_centre_window_at_its_place() {
+    let on = runtime();
+    let source = in_memory(5);
+    let squares = evaluation(5)
+        .into_iter()
+        .map(|request| Request { purpose: Purpose::EvaluateSquares, ..request })
+        .collect();
+    let squares = drain(start(source.clone(), settings(2), squares, &on));
+    let windows = drain(start(source, settings(2), evaluation(5), &on));
+    assert_eq!(squares.len(), windows.len());
+    for (square, window) in squares.iter().zip(&windows) {
+        assert_eq!(square.labels, window.labels);
+        assert_eq!(square.pixels.len(), square.labels.len() * MEAN_VALUES);
+        let rows = square.pixels.chunks(256).enumerate();
+        let inside = rows.filter(|(row, _)| (14..241).contains(&(row % 256)));
+        let cut: Vec<f32> = inside.flat_map(|(_, row)| row[14..241].to_vec()).collect();
+        assert!(cut == window.pixels);
     }
 }
 
@@ -276,6 +307,10 @@ impl Source for Watched {
     fn mean_image(&self) -> &[f32] {
         &self.images.mean_image
     }
+
+    fn covariance(&self) -> [f64; 9] {
+        self.images.covariance()
+    }
 }
 
 fn watched(images: u64, stuck_from: usize) -> (Watched, Arc<AtomicUsize>) {
@@ -353,6 +388,10 @@ impl Source for Faulty {
 
     fn mean_image(&self) -> &[f32] {
         &self.0.mean_image
+    }
+
+    fn covariance(&self) -> [f64; 9] {
+        self.0.covariance()
     }
 }
 

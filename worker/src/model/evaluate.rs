@@ -1,5 +1,7 @@
 //! Counting errors on held-out samples: forward without dropout, nothing kept.
 
+use tch::Tensor;
+
 use super::lane::{Input, Lane};
 use super::{Result, head, trunk};
 
@@ -24,8 +26,7 @@ impl Lane {
     /// As [`Lane::forward_and_head`].
     pub fn evaluate(&self, input: Input<'_>) -> Result<Evaluation> {
         let (pixels, labels) = self.tensors(input)?;
-        let features = trunk::forward(&self.spec, &self.weights, &pixels)?;
-        let logits = head::logits(&self.weights[2 * self.spec.convs().len()..], &features)?;
+        let logits = self.logits(&pixels)?;
         let score = head::score(&logits, &labels)?;
         Ok(Evaluation {
             samples: input.labels.len() as u64,
@@ -34,12 +35,16 @@ impl Lane {
             top5: score.correct_in_five,
         })
     }
+
+    /// Forward without dropout: the logits, n x classes.
+    pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor> {
+        let features = trunk::forward(&self.spec, &self.weights, pixels)?;
+        head::logits(&self.weights[2 * self.spec.convs().len()..], &features)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::Tensor;
-
     use super::*;
 
     #[test]

@@ -121,20 +121,25 @@ impl Lane {
 
     /// Pixels and labels on the device, checked against the net.
     pub(super) fn tensors(&self, input: Input<'_>) -> Result<(Tensor, Tensor)> {
-        let (n, classes) = (input.labels.len(), self.spec.classes());
+        let n = input.labels.len();
         let expected = n * self.spec.input_len();
         if n == 0 || input.pixels.len() != expected {
             return Err(ModelError::Size { what: "pixels", expected, actual: input.pixels.len() });
         }
-        if let Some(&label) =
-            input.labels.iter().find(|&&label| label < 0 || label >= classes as i64)
-        {
-            return Err(ModelError::Label { label, classes });
-        }
+        let labels = self.labels(input.labels)?;
         let side = self.spec.side() as i64;
         let device = self.device.tensor_device();
         let pixels = Tensor::f_from_slice(input.pixels)?.f_view([n as i64, 3, side, side])?;
-        Ok((pixels.f_to_device(device)?, Tensor::f_from_slice(input.labels)?.f_to_device(device)?))
+        Ok((pixels.f_to_device(device)?, labels))
+    }
+
+    /// Labels on the device, checked against the number of classes.
+    pub(super) fn labels(&self, labels: &[i64]) -> Result<Tensor> {
+        let classes = self.spec.classes();
+        if let Some(&label) = labels.iter().find(|&&label| label < 0 || label >= classes as i64) {
+            return Err(ModelError::Label { label, classes });
+        }
+        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device.tensor_device())?)
     }
 
     fn mask(

@@ -31,6 +31,7 @@ pub mod spec;
 mod state;
 pub mod threads;
 mod trunk;
+mod views;
 
 pub use commit::{Hyper, Reduced};
 pub use device::Device;

@@ -48,8 +48,18 @@ pub(super) enum Snapshot {
     Skip,
     /// Due, and every slot is free.
     Take,
-    /// The last one: it waits for the slot.
+    /// The last one, or one that is to be kept for good: it waits for the slot.
     Final,
+}
+
+impl Snapshot {
+    /// The same for a state that is better than all before it, which is kept whether due or not.
+    pub(super) fn of_the_best(self) -> Self {
+        match self {
+            Self::Take => Self::Take,
+            Self::No | Self::Skip | Self::Final => Self::Final,
+        }
+    }
 }
 
 impl Timetable {
@@ -140,6 +150,14 @@ mod tests {
     fn a_due_checkpoint_is_skipped_while_a_rank_still_uploads() {
         let due = timetable().due(at(0, 4), Agreed { slots_free: false, ..FREE });
         assert_eq!(due.checkpoint, Snapshot::Skip);
+    }
+
+    #[test]
+    fn the_best_state_so_far_is_kept_also_where_nothing_is_due_or_free() {
+        for snapshot in [Snapshot::No, Snapshot::Skip, Snapshot::Final] {
+            assert_eq!(snapshot.of_the_best(), Snapshot::Final);
+        }
+        assert_eq!(Snapshot::Take.of_the_best(), Snapshot::Take);
     }
 
     #[test]

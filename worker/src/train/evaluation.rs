@@ -1,6 +1,7 @@
 //! Top-1 and top-5 over the validation split.
 //!
-//! The split is cut into the same microbatches whatever the number of workers. Each rank counts its
+//! By the centre of every image, or by ten views of it (section 4.1 of the paper), as
+//! `evaluation.crops` says. The split is cut into the same microbatches whatever the number of workers. Each rank counts its
 //! share, every rank gathers all counts and adds them up in microbatch order, so the result does not
 //! depend on who counted what.
 
@@ -29,7 +30,8 @@ impl Trainer {
         self.control.enter(Phase::Evaluate);
         let share = Sampler::share(self.grid.microbatches(), self.rank.0, self.world);
         let grid = self.grid.clone();
-        let wanted = share.clone().map(move |number| request(&grid, number));
+        let crops = self.config.evaluation.crops;
+        let wanted = share.clone().map(move |number| request(&grid, number, crops));
         let pipeline =
             Pipeline::start(Arc::clone(&self.source), self.settings, &self.runtime, wanted)?;
         let mine = count(&self.lanes, pipeline, share.len(), |_| {})?;
@@ -49,10 +51,10 @@ impl Trainer {
     }
 }
 
-/// What one microbatch of the validation split asks of the pipeline.
-pub(crate) fn request(grid: &EvaluationGrid, number: u32) -> Request {
+/// What one microbatch of the validation split asks of the pipeline, for so many crops of an image.
+pub(crate) fn request(grid: &EvaluationGrid, number: u32, crops: u32) -> Request {
     Request {
-        purpose: Purpose::Evaluate,
+        purpose: if crops == 1 { Purpose::Evaluate } else { Purpose::EvaluateSquares },
         epoch: 0,
         step: 0,
         microbatch: number,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::TrainError;
 use super::exchange::Statistics;
 use super::head_plan::HeadPlan;
-use crate::data::Microbatch;
+use crate::data::{Microbatch, Purpose};
 use crate::model::evaluate::Evaluation;
 use crate::model::{Dropout, Factors, Input, Lane, Net, Place, threads};
 use crate::ring::Terms;
@@ -163,7 +163,11 @@ fn run(lane: &Lane, plan: &HeadPlan, queue: &Receiver<Work>, done: &Sender<(u32,
             Work::Train(place, microbatch) => train(lane, plan, place, &microbatch, done),
             Work::Evaluate(microbatch) => {
                 let number = microbatch.request.microbatch;
-                let outcome = match lane.evaluate(input(&microbatch, &[])) {
+                let evaluated = match microbatch.request.purpose {
+                    Purpose::EvaluateSquares => lane.evaluate_views(input(&microbatch, &[])),
+                    Purpose::Train | Purpose::Evaluate => lane.evaluate(input(&microbatch, &[])),
+                };
+                let outcome = match evaluated {
                     Ok(counts) => Outcome::Counts(counts),
                     Err(error) => Outcome::Failed(error.into()),
                 };

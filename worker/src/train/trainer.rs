@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use convoy_common::checkpoint::SharedState;
+use convoy_common::checkpoint::{Evaluations, SharedState, Tally};
 use convoy_common::config::RunConfig;
 use convoy_common::ids::{Position, Rank};
 use convoy_common::sampling::{EvaluationGrid, Sampler};
@@ -92,6 +92,7 @@ pub struct Trainer {
     timetable: Timetable,
     samples_seen: u64,
     last_loss: Option<f64>,
+    evaluations: Evaluations,
     reports: mpsc::Sender<Report>,
     fault: Option<Fault>,
 }
@@ -121,6 +122,7 @@ impl Trainer {
             position: shared.position,
             samples_seen: shared.samples_seen,
             last_loss: shared.last_loss,
+            evaluations: shared.evaluations,
             ring: parts.ring,
             control: parts.control,
             runtime: parts.runtime,
@@ -156,13 +158,18 @@ impl Trainer {
                 Stepped::NonFinite { what } => return Ok(self.ending(Cause::NonFinite, what)),
             };
             self.position = self.position.next(self.sampler.steps_per_epoch());
+            self.evaluations = self.evaluations.after_a_step();
             self.control.reached(self.position);
             self.meet(Moment::Committed)?;
             self.tell_step(lr, &committed);
 
             let mut due = self.timetable.due(self.position, committed.agreed);
+            let fewest_errors = self.evaluations.fewest_errors;
             if due.evaluate && self.evaluate_and_observe()? {
                 (due.end, due.checkpoint) = (Some(Cause::Completed), Snapshot::Final);
+            }
+            if self.config.checkpoint.keep_best && self.evaluations.fewest_errors != fewest_errors {
+                due.checkpoint = due.checkpoint.of_the_best();
             }
             self.keep(due.checkpoint)?;
             if let Some(cause) = due.end {
@@ -226,6 +233,14 @@ impl Trainer {
         let errors = report.samples - report.top1_correct;
         let (schedule, observation) = self.rate.observe(&self.schedule, errors);
         self.schedule = schedule;
+        let tally = Tally {
+            images: report.samples,
+            top1_errors: errors,
+            top5_errors: report.samples - report.top5_correct,
+        };
+        if tally.images > 0 {
+            self.evaluations = self.evaluations.with(tally);
+        }
         report.learning_rate = self.rate.rate(&self.schedule, self.position);
         report.schedule_done = self.schedule.done;
         if let Observation::Dropped { .. } = observation {
@@ -271,6 +286,7 @@ impl Trainer {
             samples_seen: self.samples_seen,
             last_loss: self.last_loss,
             world: self.world,
+            evaluations: self.evaluations,
         }
     }
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
-use convoy_common::config::{RunConfig, Source as ConfigSource};
+use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
-use convoy_common::schedule::ScheduleState;
 use convoy_common::store::Store;
 use convoy_worker::data::{InMemory, Settings};
 use convoy_worker::model::{Device, Net, Spec};
@@ -19,6 +18,7 @@ use convoy_worker::train::{
     Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Report, StepReport, TrainError,
     Trainer, Uploader,
 };
+use convoy_worker::trained::start;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -86,6 +86,7 @@ impl Cluster {
             [checkpoint]
             every_epochs = 0
             every_steps = 0
+            keep_best = false
             [cluster]
             ring_chunk = '64KiB'
         ";
@@ -203,7 +204,7 @@ impl Cluster {
         let layout = Arc::new(state::layout(&net));
         let catalogue = Arc::new(Checkpoints::new(self.store.clone()));
         let shared = match from {
-            None => at_the_start(),
+            None => SharedState::at_the_start(),
             Some(manifest) => {
                 let loading = state::load(&catalogue, manifest, &layout, &mut net);
                 self.runtime.block_on(loading).unwrap();
@@ -291,23 +292,30 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// The checkpoint of a run that begins with given weights: those of the run's own seed under
+    /// another initialisation.
+    pub(crate) fn begin_with(&self, init: Init) -> Manifest {
+        let model = Model { init, ..self.config.model.clone() };
+        let spec = Spec::of(&model, CLASSES).unwrap();
+        let seed = self.config.run.seed;
+        let net = Net::initialised(spec, &model, seed, Device::CPU).unwrap();
+        let dataset = DatasetIdentity {
+            digest: String::new(),
+            train: TRAINING_IMAGES,
+            validation: VALIDATION_IMAGES,
+            classes: CLASSES as u32,
+        };
+        self.runtime.block_on(start::create(&self.config, &dataset, &net)).unwrap().0
+    }
+}
+
 fn connections() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 /// Nothing happens.
 pub(crate) fn calm(_: u32, _: &Control, _: &Ring) {}
-
-fn at_the_start() -> SharedState {
-    SharedState {
-        position: Position::default(),
-        global_step: 0,
-        schedule: ScheduleState::default(),
-        samples_seen: 0,
-        last_loss: None,
-        world: 0,
-    }
-}
 
 /// Drawn once for all clusters of a process.
 fn images() -> Arc<InMemory> {

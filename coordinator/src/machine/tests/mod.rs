@@ -35,6 +35,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         steps_per_epoch: 10,
         training_images: 100,
         validation_images: 20,
+        evaluation_crops: 1,
         evaluate_every_epochs: 1,
         log_every_steps: 5,
         deadlines: Deadlines::new(seconds(60), seconds(30), seconds(3), seconds(10)),
@@ -71,6 +72,7 @@ pub(super) fn shared(position: Position) -> SharedState {
         samples_seen: 10,
         last_loss: Some(1.0),
         world: 2,
+        evaluations: Default::default(),
     }
 }
 
