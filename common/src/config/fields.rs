@@ -110,6 +110,12 @@ pub(super) const FIELDS: &[Field] = &[
         "threads that decode, per worker; 0: one per lane",
     ),
     field("data.prefetch", Kind::Integer, "4", "microbatches decoded ahead, per worker"),
+    field(
+        "data.draw",
+        Kind::Integer,
+        "0",
+        "training images that a launch draws and packs if nothing is at data.url; 0: none",
+    ),
     field("model.name", Kind::Word, r#""alexnet""#, "the net of 2012"),
     field("model.groups", Kind::Integer, "2", "groups of conv2, conv4, conv5: 2 (paper, 3.5) or 1"),
     field(

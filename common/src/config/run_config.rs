@@ -55,6 +55,9 @@ pub struct Data {
     pub decode_threads: u32,
     /// Microbatches decoded ahead, per worker.
     pub prefetch: u32,
+    /// Training images that a launch draws and packs at `url` if nothing is there; 0: none.
+    #[serde(default)]
+    pub draw: u32,
 }
 
 /// `[model]`

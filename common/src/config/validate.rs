@@ -64,6 +64,7 @@ fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
         url: url(reader, "data.url", folder),
         decode_threads: reader.integer("data.decode_threads", 0..=256),
         prefetch: reader.integer("data.prefetch", 1..=1024),
+        draw: reader.integer("data.draw", 0..=MANY),
     }
 }
 

@@ -62,7 +62,9 @@ fn may_change(field: &str, schedule: &Schedule) -> bool {
     match section {
         "cluster" | "log" | "checkpoint" => true,
         // Where the data lie and how they are read; what they are is in `dataset`.
-        "data" => matches!(field, "data.url" | "data.decode_threads" | "data.prefetch"),
+        "data" => {
+            matches!(field, "data.url" | "data.decode_threads" | "data.prefetch" | "data.draw")
+        }
         // How long it goes on, as the schedule has no use for the end.
         "train" => match schedule {
             Schedule::Constant | Schedule::Steps { .. } | Schedule::Plateau { .. } => {
