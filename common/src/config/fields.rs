@@ -116,6 +116,12 @@ pub(super) const FIELDS: &[Field] = &[
         "0.1",
         "spread of the colour shift in training, in deviations of the data's colours (paper, 4.1); 0: none",
     ),
+    field(
+        "data.draw",
+        Kind::Integer,
+        "0",
+        "training images that a launch draws and packs if nothing is at data.url; 0: none",
+    ),
     field("model.name", Kind::Word, r#""alexnet""#, "the net of 2012"),
     field("model.groups", Kind::Integer, "2", "groups of conv2, conv4, conv5: 2 (paper, 3.5) or 1"),
     field(

@@ -60,6 +60,9 @@ pub struct Data {
     /// as do records of older runs, which have no such field.
     #[serde(default)]
     pub colour_sigma: f64,
+    /// Training images that a launch draws and packs at `url` if nothing is there; 0: none.
+    #[serde(default)]
+    pub draw: u32,
 }
 
 /// `[model]`

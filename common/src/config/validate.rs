@@ -64,6 +64,7 @@ fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
         colour_sigma: reader.number("data.colour_sigma", "at least 0 and at most 10", |it| {
             (0.0..=10.0).contains(&it)
         }),
+        draw: reader.integer("data.draw", 0..=MANY),
     }
 }
 

@@ -62,7 +62,9 @@ fn may_change(field: &str, schedule: &Schedule) -> bool {
     match section {
         "cluster" | "log" | "checkpoint" => true,
         // Where the data lie and how they are read; what they are is in `dataset`.
-        "data" => matches!(field, "data.url" | "data.decode_threads" | "data.prefetch"),
+        "data" => {
+            matches!(field, "data.url" | "data.decode_threads" | "data.prefetch" | "data.draw")
+        }
         // How long it goes on, where the schedule has no use for the end.
         "train" => {
             !schedule.depends_on_end() && matches!(field, "train.epochs" | "train.max_steps")

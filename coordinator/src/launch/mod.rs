@@ -11,6 +11,7 @@
 
 mod child;
 mod console;
+mod drawn;
 mod error;
 mod plan;
 mod progress;
@@ -93,6 +94,7 @@ pub(crate) fn run(launch: &Launch) -> Result<ExitCode, Failure> {
     let console = Console::start(&folder, &names, launch.format, launch.progress)
         .map_err(|(path, source)| LaunchError::LogFile { path, source })?;
     tell_through(&console, &names[1])?;
+    drawn::ensure(&launch.run)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

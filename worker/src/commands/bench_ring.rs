@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use convoy_common::config::Wire;
+use bytes::Bytes;
+use convoy_common::config::{HeadExchange, Numerics, Reduction, Wire};
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::{Generation, Rank, Term};
@@ -11,7 +12,9 @@ use convoy_common::rpc::Address;
 use convoy_common::sampling::Sampler;
 use futures::future::{join_all, try_join_all};
 
+use crate::model::{ModelError, Spec};
 use crate::ring::{self, Member, Ring, RingServer, Settings, Terms};
+use crate::train::{rehearsal, step};
 
 /// Times an all-reduce among ranks of this process over loopback.
 #[derive(Debug, clap::Args)]
@@ -40,6 +43,13 @@ pub(crate) struct Args {
     /// Halve the bytes of the fast order by rounding to bfloat16.
     #[arg(long)]
     bf16: bool,
+    /// Measure the whole exchange of a step of the real net with so many samples, in place of
+    /// --megabytes.
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    /// How the fully connected layers travel, with --batch.
+    #[arg(long, value_enum, default_value_t = Head::Factors, requires = "batch")]
+    head: Head,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,22 +58,30 @@ enum Order {
     Fast,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Head {
+    Factors,
+    Gradients,
+}
+
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(|it| Failure::new(exit::FAILURE, it))?;
     let (mut seconds, sent) = runtime.block_on(measure(&args))?;
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
+    let what = match args.batch {
+        Some(batch) => format!("exchange of a step of {batch} samples, head by {:?}", args.head),
+        None => format!("all-reduce of {} MB", args.megabytes),
+    };
     #[expect(clippy::print_stdout, reason = "the command's result")]
     {
         println!(
-            "{:?} all-reduce of {} MB, {} ranks, {} B chunks: median {median:.4} s \
-             ({fastest:.4} to {slowest:.4}), {:.2} GB/s; {:.1} MB sent by the busiest rank",
+            "{:?} {what}, {} ranks, {} B chunks: median {median:.4} s \
+             ({fastest:.4} to {slowest:.4}); {:.2} MB sent by the busiest rank",
             args.order,
-            args.megabytes,
             args.ranks,
             args.chunk,
-            args.megabytes / 1e3 / median,
             sent as f64 / 1e6 / f64::from(args.rounds + 1)
         );
     }
@@ -94,13 +112,18 @@ async fn measure(args: &Args) -> Result<(Vec<f64>, u64), Failure> {
     let elements = (args.megabytes * 1e6 / 4.0) as usize;
     let mut seconds = Vec::new();
     for round in 0..=args.rounds {
-        let terms: Vec<Terms> = (0..args.ranks).map(|rank| terms(args, rank, elements)).collect();
+        let given: Vec<(Option<Bytes>, Terms)> = (0..args.ranks)
+            .map(|rank| given(args, rank, elements))
+            .collect::<Result<_, ModelError>>()?;
         let start = Instant::now();
-        let pending = rings.iter().zip(terms).map(|(ring, terms)| match args.order {
-            Order::Canonical => ring.sum(terms).done(),
-            Order::Fast => {
-                let wire = if args.bf16 { Wire::Bf16 } else { Wire::Fp32 };
-                ring.all_reduce(terms.into_sum(), wire).done()
+        let pending = rings.iter().zip(given).map(|(ring, (block, terms))| {
+            let gather = block.map(|block| ring.all_gather(block));
+            let sum = step::sum(ring, &numerics(args), terms);
+            async move {
+                if let Some(gather) = gather {
+                    gather.done().await?;
+                }
+                sum.done().await
             }
         });
         try_join_all(pending).await?;
@@ -111,6 +134,33 @@ async fn measure(args: &Args) -> Result<(Vec<f64>, u64), Failure> {
     let sent = rings.iter().map(Ring::bytes_sent).max().unwrap_or_default();
     join_all(rings.iter().map(|ring| ring.shutdown().done())).await;
     Ok((seconds, sent))
+}
+
+/// What a rank gives to the ring: a block, if the whole exchange of a step is measured, and terms.
+fn given(args: &Args, rank: u32, elements: usize) -> Result<(Option<Bytes>, Terms), ModelError> {
+    let Some(batch) = args.batch else { return Ok((None, terms(args, rank, elements))) };
+    let head = match args.head {
+        Head::Factors => HeadExchange::Factors,
+        Head::Gradients => HeadExchange::Gradients,
+    };
+    let spec = Spec::alexnet(2, 1000)?;
+    let numerics = Numerics { microbatch: batch.div_ceil(args.ranks), ..numerics(args) };
+    let (block, terms) = rehearsal::of_step(&spec, &numerics, head, batch, (rank, args.ranks));
+    Ok((Some(block), terms))
+}
+
+fn numerics(args: &Args) -> Numerics {
+    Numerics {
+        microbatch: 1,
+        threads_per_lane: 1,
+        head_exchange: HeadExchange::Auto,
+        reduction: match args.order {
+            Order::Canonical => Reduction::Canonical,
+            Order::Fast => Reduction::Fast,
+        },
+        block: args.block.max(1),
+        wire: if args.bf16 { Wire::Bf16 } else { Wire::Fp32 },
+    }
 }
 
 /// A rank's microbatches, folded already where the order allows it, as lanes leave them.

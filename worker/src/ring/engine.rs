@@ -23,26 +23,22 @@ use bytes::Bytes;
 use convoy_common::config::Wire;
 use convoy_common::ids::{Generation, Rank};
 use futures::StreamExt as _;
-use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::RingError;
 use super::fold::Fold;
 use super::handle::Settings;
 use super::link::Link;
-use super::numbers;
 use super::operation::{Gather, Operation, Reduce, Reply, deliver};
 use super::outbox::Outbox;
-use super::parcel::{Arrival, BadParcel, Farewell, Outgoing, Parcel, Receipt};
+use super::parcel::{Arrival, BadParcel, Outgoing, Parcel, Receipt};
 use super::terms::Terms;
+use super::{RingError, alone, farewell};
 
 /// Bytes that may wait for operations which this rank has not submitted; then it stops reading.
 const EARLY_BYTES: usize = 64 << 20;
 /// How many operations a neighbour can be ahead before it must be mistaken.
 const EARLY_OPERATIONS: u64 = 1024;
-/// How long a farewell may take to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -68,7 +64,7 @@ pub(crate) async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     sent: Arc<AtomicU64>,
 ) {
-    let Some(mut link) = link else { return alone(&mut commands).await };
+    let Some(mut link) = link else { return alone::run(&mut commands).await };
     let mut engine = Engine::new(&settings, neighbours, sent);
     match engine.turn(&mut link, &mut commands).await {
         Ok(reply) => {
@@ -85,52 +81,7 @@ pub(crate) async fn run(
             let (generation, rank) = (settings.generation, settings.rank);
             tracing::warn!(%generation, %rank, blame = error.blame(), %error, "ring ended");
             engine.fail(&error);
-            let receipts = say_farewell(link, &error);
-            tokio::join!(linger(receipts), refuse(&mut commands, &error));
-        }
-    }
-}
-
-/// A ring of one: every sum is its only term.
-async fn alone(commands: &mut mpsc::UnboundedReceiver<Command>) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::AllReduce { mut data, wire, reply } => {
-                numbers::round(wire, &mut data);
-                deliver(reply, data);
-            }
-            Command::Sum { terms, reply } => deliver(reply, terms.into_sum()),
-            Command::AllGather { block, reply } => deliver(reply, vec![block]),
-            Command::Shutdown { reply } => return deliver(reply, ()),
-        }
-    }
-}
-
-/// Tells both neighbours why, as far as they still listen.
-fn say_farewell(link: Link, error: &RingError) -> BoxStream<'static, Receipt> {
-    let Link { out, receipts, mut inbox } = link;
-    let farewell =
-        Farewell { blame: error.blame().map(ToOwned::to_owned), reason: error.to_string() };
-    // A queue that is full leads to a neighbour that does not read.
-    let _ = out.try_send(Outgoing::Abort(farewell.clone()));
-    inbox.give_up(farewell);
-    receipts
-}
-
-/// Holds the stream to the right open until the farewell is through.
-async fn linger(mut receipts: BoxStream<'static, Receipt>) {
-    let _ = timeout(FAREWELL, async { while receipts.next().await.is_some() {} }).await;
-}
-
-/// Answers everything with the error that ended the ring.
-async fn refuse(commands: &mut mpsc::UnboundedReceiver<Command>, error: &RingError) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::AllReduce { reply, .. } | Command::Sum { reply, .. } => {
-                drop(reply.send(Err(error.clone())));
-            }
-            Command::AllGather { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::Shutdown { reply } => drop(reply.send(Err(error.clone()))),
+            farewell::end(link, &mut commands, &error).await;
         }
     }
 }
@@ -300,7 +251,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            Arrival::Abort(farewell) => Err(abandoned(&self.neighbours.left, farewell)),
+            Arrival::Abort(farewell) => Err(farewell::meaning(&self.neighbours.left, farewell)),
             Arrival::Ended if self.in_flight.is_empty() => {
                 self.left_ended = true;
                 Ok(())
@@ -430,19 +381,11 @@ impl Engine {
     fn right_gone(&self, receipt: Option<Receipt>) -> RingError {
         let peer = &self.neighbours.right;
         let detail = match receipt {
-            Some(Receipt::Abort(farewell)) => return abandoned(peer, farewell),
+            Some(Receipt::Abort(farewell)) => return farewell::meaning(peer, farewell),
             Some(Receipt::Lost { detail }) => detail,
             Some(Receipt::Delivered) => "it left the ring".to_owned(),
             None => "its stream ended".to_owned(),
         };
         RingError::PeerLost { peer: peer.clone(), detail }
-    }
-}
-
-/// What a neighbour's farewell means here.
-fn abandoned(by: &str, Farewell { blame, reason }: Farewell) -> RingError {
-    match blame {
-        Some(blame) => RingError::Abandoned { by: by.to_owned(), blame, reason },
-        None => RingError::PeerLost { peer: by.to_owned(), detail: reason },
     }
 }

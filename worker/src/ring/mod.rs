@@ -12,8 +12,12 @@
 //! the number of ranks, and [`fold`] does it; the fast one is a reduce-scatter and an all-gather.
 //! The coordinator is on no one's path here, and no tensor is known: only numbers and bytes.
 
+mod alone;
 mod engine;
 mod error;
+mod farewell;
+#[cfg(test)]
+mod fault_tests;
 mod fold;
 mod grpc;
 mod handle;

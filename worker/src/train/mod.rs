@@ -17,9 +17,10 @@ mod exchange;
 mod fault;
 pub(crate) mod head_plan;
 pub(crate) mod lanes;
+pub(crate) mod rehearsal;
 mod report;
 mod snapshot;
-mod step;
+pub(crate) mod step;
 mod times;
 mod trainer;
 

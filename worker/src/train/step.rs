@@ -105,7 +105,12 @@ impl Trainer {
 }
 
 /// Where this rank's gradients are collected in the order that the run record wants.
-fn terms(numerics: &Numerics, microbatches: u32, share: Range<u32>, numbers: usize) -> Terms {
+pub(super) fn terms(
+    numerics: &Numerics,
+    microbatches: u32,
+    share: Range<u32>,
+    numbers: usize,
+) -> Terms {
     match numerics.reduction {
         Reduction::Canonical => {
             Terms::new(Order { microbatches, block: numerics.block }, share, numbers)
@@ -114,7 +119,7 @@ fn terms(numerics: &Numerics, microbatches: u32, share: Range<u32>, numbers: usi
     }
 }
 
-fn sum(ring: &Ring, numerics: &Numerics, terms: Terms) -> Pending<Vec<f32>> {
+pub(crate) fn sum(ring: &Ring, numerics: &Numerics, terms: Terms) -> Pending<Vec<f32>> {
     match numerics.reduction {
         Reduction::Canonical => ring.sum(terms),
         Reduction::Fast => ring.all_reduce(terms.into_sum(), numerics.wire),
