@@ -110,8 +110,18 @@ pub(super) const FIELDS: &[Field] = &[
         "threads that decode, per worker; 0: one per lane",
     ),
     field("data.prefetch", Kind::Integer, "4", "microbatches decoded ahead, per worker"),
-    field("model.name", Kind::Word, r#""alexnet""#, "the net of 2012"),
-    field("model.groups", Kind::Integer, "2", "groups of conv2, conv4, conv5: 2 (paper, 3.5) or 1"),
+    field(
+        "model.name",
+        Kind::Word,
+        r#""alexnet""#,
+        "alexnet: the net of 2012; alexnet-owt: torchvision's; alexnet-bn: batch normalisation",
+    ),
+    without_default(
+        "model.groups",
+        Kind::Integer,
+        "2",
+        "groups of conv2, conv4, conv5: 2 (paper, 3.5) unless given, or 1; alexnet-owt has 1",
+    ),
     field(
         "model.narrow",
         Kind::Integer,
@@ -149,6 +159,18 @@ pub(super) const FIELDS: &[Field] = &[
         "0.0005",
         "L2 penalty on weights and biases (paper, 5)",
     ),
+    field(
+        "train.optimizer",
+        Kind::Word,
+        r#""sgd""#,
+        "sgd: with momentum (paper, 5); lars: You et al. 2017, for large batches",
+    ),
+    field(
+        "train.lars_trust",
+        Kind::Number,
+        "0.001",
+        "trust coefficient of lars (You et al. 2017); sgd does not read it",
+    ),
     field("schedule.kind", Kind::Word, r#""plateau""#, "constant, steps, or plateau (paper, 5)"),
     without_default(
         "schedule.drops",
@@ -179,6 +201,12 @@ pub(super) const FIELDS: &[Field] = &[
         "fc gradients travel as factors, gradients, or what is fewer bytes",
     ),
     field("numerics.reduction", Kind::Word, r#""fast""#, "order in which gradients are summed"),
+    field(
+        "numerics.precision",
+        Kind::Word,
+        r#""fp32""#,
+        "arithmetic of a lane: fp32 or bf16; weights are fp32 in both",
+    ),
     field("evaluation.every_epochs", Kind::Integer, "1", "epochs between evaluations; 0: never"),
     field(
         "checkpoint.every_steps",

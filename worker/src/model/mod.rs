@@ -22,6 +22,7 @@ pub mod evaluate;
 mod head;
 mod host;
 pub mod lane;
+pub mod lars;
 pub mod lrn;
 pub mod net;
 #[cfg(test)]

@@ -150,8 +150,10 @@ impl Cluster {
         disturb: Disturbance,
     ) -> Lived {
         let spec = Spec::of(&self.config.model, CLASSES).unwrap();
-        let mut net =
-            Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU).unwrap();
+        let mut net = Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU)
+            .unwrap()
+            .with_precision(self.config.numerics.precision)
+            .unwrap();
         let layout = Arc::new(state::layout(&net));
         let catalogue = Arc::new(Checkpoints::new(self.store.clone()));
         let shared = match from {
