@@ -26,6 +26,10 @@ pub(super) fn tell(note: &Note) {
         Note::LeftEarly { name, why, have, need } => {
             warn!(worker = name, why, have, need, "worker left before training");
         }
+        Note::Bf16Possible => info!(
+            hint = "numerics.precision = \"bf16\" may be faster; it can be chosen for a new run",
+            "all workers have units for bf16, and this run computes in fp32"
+        ),
         Note::Formed { generation, roster, position, manifest } => {
             let seats = roster.iter().enumerate();
             let roster: Vec<String> =

@@ -78,6 +78,8 @@ pub struct Hello {
     pub pid: u32,
     /// Digest of the config that it was told to expect.
     pub expect_config: Option<String>,
+    /// Whether its device multiplies bf16 in hardware.
+    pub bf16_units: bool,
 }
 
 /// How a worker's call ended.

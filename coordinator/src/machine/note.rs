@@ -40,6 +40,8 @@ pub enum Note {
         /// Workers that make up the job.
         need: u32,
     },
+    /// A new run computes in fp32 and every worker could compute in bf16.
+    Bf16Possible,
     /// A generation was formed and its assignments sent.
     Formed {
         /// Its id.

@@ -35,6 +35,7 @@ pub(super) fn hello(message: pb::WorkerMessage) -> Result<Hello, String> {
         lanes: it.lanes,
         pid: it.pid,
         expect_config: (!it.expect_config.is_empty()).then(|| printable(&it.expect_config)),
+        bf16_units: it.bf16_units,
     })
 }
 

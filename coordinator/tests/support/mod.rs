@@ -148,6 +148,7 @@ pub(crate) fn hello(name: &str) -> pb::Hello {
         lanes: 1,
         pid: std::process::id(),
         expect_config: String::new(),
+        bf16_units: false,
     }
 }
 

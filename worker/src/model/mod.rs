@@ -13,6 +13,7 @@
 //! It knows nothing of ranks, peers, files or time; what it computes is a function of the weights,
 //! the microbatch and the position, whatever the number of lanes.
 
+pub mod bf16_units;
 pub mod commit;
 mod cuda_load;
 pub mod device;

@@ -35,6 +35,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         evaluate_every_epochs: 1,
         log_every_steps: 5,
         deadlines: Deadlines::new(seconds(60), seconds(30), seconds(3), seconds(10)),
+        fp32: true,
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn hello(name: &str) -> Hello {
         lanes: 1,
         pid: 7,
         expect_config: None,
+        bf16_units: false,
     }
 }
 
