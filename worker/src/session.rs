@@ -75,6 +75,8 @@ pub struct Introduction {
     pub cores: u32,
     /// Digest of the config that this worker expects, if it was told one.
     pub expect_config: Option<String>,
+    /// Whether its device multiplies bf16 in hardware.
+    pub bf16_units: bool,
 }
 
 /// What the coordinator tells a worker that it takes.
@@ -332,6 +334,7 @@ impl From<Introduction> for pb::WorkerMessage {
             pid: std::process::id(),
             expect_config: who.expect_config.unwrap_or_default(),
             cores: who.cores,
+            bf16_units: who.bf16_units,
         };
         Self { kind: Some(pb::worker_message::Kind::Hello(hello)) }
     }

@@ -216,3 +216,53 @@ fn on_pictures_that_can_be_told_apart_the_loss_falls_and_the_classes_are_learnt(
     let found = ranks[0].evaluations.last().unwrap();
     assert!(found.top1_correct >= 6, "{} of {} right", found.top1_correct, found.samples);
 }
+
+#[test]
+fn bf16_has_the_same_bits_on_any_number_of_lanes_and_learns_as_fp32_does() {
+    let run = |precision: &str, lanes: u32| {
+        let precision = format!("numerics.precision=\"{precision}\"");
+        let mut cluster = Cluster::new(&[&precision, "train.max_steps=12"]);
+        let ranks = cluster.run(&[lanes], None, calm);
+        let losses: Vec<f64> = ranks[0].steps.iter().map(|it| it.loss).collect();
+        (ranks[0].digest.clone(), losses)
+    };
+    let (one, losses) = run("bf16", 1);
+    assert_eq!(one, run("bf16", 2).0);
+    let (other, expected) = run("fp32", 2);
+    assert_ne!(one, other);
+    // Of eight images and a net of few channels, single losses scatter; their sum must not.
+    let sum = |losses: &[f64]| losses.iter().sum::<f64>();
+    let error = (sum(&losses) - sum(&expected)).abs() / sum(&expected);
+    assert!(error < 0.05, "losses {losses:?} in bf16 and {expected:?} in fp32");
+}
+
+#[test]
+fn statistics_of_batch_normalisation_are_equal_on_all_ranks_and_survive_a_checkpoint() {
+    let mut cluster = Cluster::new(&[
+        "model.name=\"alexnet-bn\"",
+        "checkpoint.every_steps=3",
+        "train.max_steps=5",
+    ]);
+    let whole = cluster.run(&[1, 2], None, calm);
+    let expected = all_equal(&whole).to_owned();
+    let manifest = cluster.publish(&whole, 3);
+    assert!(manifest.tensors.iter().any(|it| it.name == "bn2.running_var"));
+    let resumed = cluster.run(&[2, 1], Some(&manifest), calm);
+    assert_eq!(all_equal(&resumed), expected);
+}
+
+#[test]
+fn the_variant_of_torchvision_and_lars_train_on_several_ranks() {
+    let mut cluster = Cluster::new(&[
+        "model.name=\"alexnet-owt\"",
+        "train.optimizer=\"lars\"",
+        "train.lr=1.0",
+        "train.epochs=3",
+    ]);
+    let ranks = cluster.run(&[1, 2], None, calm);
+    all_equal(&ranks);
+    assert_eq!(ending(&ranks[0]).cause, Cause::Completed);
+    let losses: Vec<f64> = ranks[0].steps.iter().map(|it| it.loss).collect();
+    assert!(losses.iter().all(|it| it.is_finite()), "{losses:?}");
+    assert!(losses[8] < losses[0], "{losses:?}");
+}

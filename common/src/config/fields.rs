@@ -122,8 +122,18 @@ pub(super) const FIELDS: &[Field] = &[
         "0",
         "training images that a launch draws and packs if nothing is at data.url; 0: none",
     ),
-    field("model.name", Kind::Word, r#""alexnet""#, "the net of 2012"),
-    field("model.groups", Kind::Integer, "2", "groups of conv2, conv4, conv5: 2 (paper, 3.5) or 1"),
+    field(
+        "model.name",
+        Kind::Word,
+        r#""alexnet""#,
+        "alexnet: the net of 2012; alexnet-owt: torchvision's; alexnet-bn: batch normalisation",
+    ),
+    without_default(
+        "model.groups",
+        Kind::Integer,
+        "2",
+        "groups of conv2, conv4, conv5: 2 (paper, 3.5) unless given, or 1; alexnet-owt has 1",
+    ),
     field(
         "model.narrow",
         Kind::Integer,
@@ -166,6 +176,18 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Integer,
         "256",
         "scales the rate: lr * batch / lr_base_batch (Goyal et al. 2017, 2.1)",
+    ),
+    field(
+        "train.optimizer",
+        Kind::Word,
+        r#""sgd""#,
+        "sgd: with momentum (paper, 5); lars: You et al. 2017, for large batches",
+    ),
+    field(
+        "train.lars_trust",
+        Kind::Number,
+        "0.001",
+        "trust coefficient of lars (You et al. 2017); sgd does not read it",
     ),
     field(
         "schedule.kind",
@@ -228,6 +250,12 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Word,
         r#""fp32""#,
         "fp32, or bf16 with fast: summed gradients on the ring",
+    ),
+    field(
+        "numerics.precision",
+        Kind::Word,
+        r#""fp32""#,
+        "arithmetic of a lane: fp32 or bf16; weights are fp32 in both",
     ),
     field("evaluation.every_epochs", Kind::Integer, "1", "epochs between evaluations; 0: never"),
     field(

@@ -3,6 +3,8 @@
 //! Made only by [`super::load`]; what holds a [`RunConfig`] need not check it again. Its JSON form
 //! is what the run record keeps and what workers are given, so field names are a file format.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -93,16 +95,58 @@ pub struct Model {
 pub enum ModelName {
     /// AlexNet as published in 2012.
     Alexnet,
+    /// The net of "One weird trick" (Krizhevsky 2014) in torchvision's form: one group, no
+    /// response normalisation, torchvision's widths and parameter names.
+    AlexnetOwt,
+    /// AlexNet with batch normalisation (Ioffe, Szegedy 2015) where it had response normalisation.
+    AlexnetBn,
 }
 
 impl ModelName {
+    /// Every net.
+    pub const ALL: [Self; 3] = [Self::Alexnet, Self::AlexnetOwt, Self::AlexnetBn];
+
     /// Height and width of the net's input, pixels: the one source for the net and for the data.
     ///
     /// The paper says 224; 227 is what its table of layers needs (55 = (227 - 11) / 4 + 1).
     pub const fn input_side(self) -> u32 {
         match self {
-            Self::Alexnet => 227,
+            Self::Alexnet | Self::AlexnetBn => 227,
+            Self::AlexnetOwt => 224,
         }
+    }
+
+    /// Groups of conv2, conv4 and conv5 where the config says nothing.
+    pub const fn default_groups(self) -> u32 {
+        match self {
+            Self::Alexnet | Self::AlexnetBn => 2,
+            Self::AlexnetOwt => 1,
+        }
+    }
+
+    /// As it is written in a config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alexnet => "alexnet",
+            Self::AlexnetOwt => "alexnet-owt",
+            Self::AlexnetBn => "alexnet-bn",
+        }
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = Self::ALL.map(Self::as_str);
+        let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is no net; there are {}", names.join(", ")))
     }
 }
 
@@ -134,6 +178,10 @@ pub struct Train {
     pub weight_decay: f64,
     /// The batch that `lr` is meant for; none: this one's.
     pub lr_base_batch: Option<u32>,
+    /// How gradients become updates.
+    pub optimizer: Optimizer,
+    /// The trust coefficient of LARS; no other optimizer reads it.
+    pub lars_trust: f64,
 }
 
 impl Train {
@@ -151,6 +199,16 @@ impl Train {
         let all = u64::from(self.epochs) * u64::from(steps_per_epoch);
         self.max_steps.map_or(all, |max| all.min(max))
     }
+}
+
+/// How gradients become updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum (section 5 of the paper).
+    Sgd,
+    /// Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017), for large batches.
+    Lars,
 }
 
 /// `[schedule]`
@@ -248,11 +306,23 @@ pub struct Numerics {
     /// How summed gradients are written on the ring.
     #[serde(default)]
     pub wire: Wire,
+    /// Number format of activations and of the weights that they meet.
+    pub precision: Precision,
 }
 
 /// What a run record from before there were blocks means.
 fn one() -> u32 {
     1
+}
+
+/// The number format of a lane's arithmetic. Weights, momentum and sums are fp32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// IEEE single precision.
+    Fp32,
+    /// bfloat16: the range of single precision with 8 bits of significand.
+    Bf16,
 }
 
 /// How the gradient of a fully connected layer reaches every rank.

@@ -53,7 +53,9 @@ fn the_default_is_the_papers_recipe() {
             lr: 0.01,
             momentum: 0.9,
             weight_decay: 0.0005,
-            lr_base_batch: None
+            lr_base_batch: None,
+            optimizer: Optimizer::Sgd,
+            lars_trust: 0.001
         }
     );
     assert_eq!(
@@ -559,4 +561,36 @@ proptest! {
         let outcome = Source::new(&path, &[]).with_environment(vec![]).resolve();
         prop_assert!(outcome.is_err(), "nothing random names both URLs");
     }
+}
+
+#[test]
+fn a_variant_of_the_net_brings_its_own_groups_and_side() {
+    let of = |overrides: &[&str]| resolve(SMALLEST, overrides).unwrap().model;
+    for (name, groups, side) in
+        [("alexnet", 2, 227), ("alexnet-bn", 2, 227), ("alexnet-owt", 1, 224)]
+    {
+        let model = of(&[&format!("model.name={name}")]);
+        assert_eq!((model.name.as_str(), model.groups), (name, groups));
+        assert_eq!(model.name.input_side(), side);
+        assert_eq!(name.parse(), Ok(model.name));
+    }
+    assert_eq!(of(&["model.groups=1"]).groups, 1);
+    let (what, hint) = only(&["model.name=alexnet-owt", "model.groups=2"]);
+    assert_eq!(what, "model.groups: must be 1 with name = \"alexnet-owt\", is 2");
+    assert_eq!(hint, "write groups = 1, or another name");
+}
+
+#[test]
+fn precision_and_optimizer_are_words_with_the_papers_as_default() {
+    let config = resolve(SMALLEST, &[]).unwrap();
+    assert_eq!(config.numerics.precision, Precision::Fp32);
+    let config = resolve(
+        SMALLEST,
+        &["numerics.precision=bf16", "train.optimizer=lars", "train.lars_trust=0.01"],
+    )
+    .unwrap();
+    assert_eq!(config.numerics.precision, Precision::Bf16);
+    assert_eq!((config.train.optimizer, config.train.lars_trust), (Optimizer::Lars, 0.01));
+    assert!(only(&["numerics.precision=fp16"]).0.starts_with("numerics.precision: "));
+    assert!(only(&["train.lars_trust=0"]).0.contains("more than 0"));
 }

@@ -9,7 +9,7 @@ use super::error::{Origin, Problem};
 use super::raw::{Entries, Raw, Value};
 use super::reader::{LARGEST_INTEGER, Reader, as_number};
 use super::run_config::{
-    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics, RateDrop, Reduction, Run, RunConfig, Schedule, Train, Wire,
+    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics, Optimizer, Precision, RateDrop, Reduction, Run, RunConfig, Schedule, Train, Wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -93,10 +93,29 @@ fn narrow(reader: &mut Reader<'_>) -> u32 {
     divisor
 }
 
+/// The groups of conv2, conv4 and conv5, which are the net's own where nobody chose.
+fn groups(reader: &mut Reader<'_>, name: ModelName) -> u32 {
+    const KEY: &str = "model.groups";
+    if !reader.has(KEY) {
+        return name.default_groups();
+    }
+    let groups = reader.integer(KEY, 1..=2);
+    if name == ModelName::AlexnetOwt && reader.good(&[KEY, "model.name"]) && groups != 1 {
+        let hint = "write groups = 1, or another name".to_owned();
+        reader.wrong(KEY, format!("must be 1 with name = \"{name}\", is {groups}"), hint);
+    }
+    groups
+}
+
 fn model(reader: &mut Reader<'_>) -> Model {
+    let name = reader.word(
+        "model.name",
+        ("alexnet", ModelName::Alexnet),
+        &[("alexnet-owt", ModelName::AlexnetOwt), ("alexnet-bn", ModelName::AlexnetBn)],
+    );
     Model {
-        name: reader.word("model.name", ("alexnet", ModelName::Alexnet), &[]),
-        groups: reader.integer("model.groups", 1..=2),
+        name,
+        groups: groups(reader, name),
         narrow: narrow(reader),
         dropout: reader
             .number("model.dropout", "at least 0 and less than 1", |it| (0.0..1.0).contains(&it)),
@@ -125,6 +144,13 @@ fn train(reader: &mut Reader<'_>) -> Train {
         lr_base_batch: reader
             .has("train.lr_base_batch")
             .then(|| reader.integer("train.lr_base_batch", 1..=MANY)),
+        optimizer: reader.word(
+            "train.optimizer",
+            ("sgd", Optimizer::Sgd),
+            &[("lars", Optimizer::Lars)],
+        ),
+        lars_trust: reader
+            .number("train.lars_trust", "more than 0 and at most 1", |it| it > 0.0 && it <= 1.0),
     }
 }
 
@@ -288,6 +314,11 @@ fn numerics(reader: &mut Reader<'_>) -> Numerics {
         ),
         block: reader.integer("numerics.block", 1..=MANY),
         wire: reader.word("numerics.wire", ("fp32", Wire::Fp32), &[("bf16", Wire::Bf16)]),
+        precision: reader.word(
+            "numerics.precision",
+            ("fp32", Precision::Fp32),
+            &[("bf16", Precision::Bf16)],
+        ),
     }
 }
 

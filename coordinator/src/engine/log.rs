@@ -35,6 +35,10 @@ pub(super) fn tell(note: &Note) {
                 fingerprint, of_run, "worker computes other bits; let in all the same"
             );
         }
+        Note::Bf16Possible => info!(
+            hint = "numerics.precision = \"bf16\" may be faster; it can be chosen for a new run",
+            "all workers have units for bf16, and this run computes in fp32"
+        ),
         Note::Formed { generation, roster, position, manifest } => {
             let seats = roster.iter().enumerate();
             let roster: Vec<String> =

@@ -10,7 +10,7 @@
 use convoy_common::checkpoint::{
     CheckpointError, Checkpoints, Claim, Keep, LineageRecord, Manifest, Parent, Search, TermRecord,
 };
-use convoy_common::config::RunConfig;
+use convoy_common::config::{Precision, RunConfig};
 use convoy_common::dataset::{Dataset, DatasetError, Split};
 use convoy_common::failure::Explain;
 use convoy_common::ids::Term;
@@ -304,6 +304,7 @@ impl Run {
                 cluster.liveness_timeout,
                 cluster.ring_timeout,
             ),
+            fp32: config.numerics.precision == Precision::Fp32,
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Hello {
     pub expect_config: Option<String>,
     /// Cores that it may use, if it knows.
     pub cores: Option<u32>,
+    /// Whether its device multiplies bf16 in hardware.
+    pub bf16_units: bool,
 }
 
 /// How a worker's call ended.

@@ -81,6 +81,11 @@ impl Machine {
     /// Makes a generation of all that are here and tells them their places.
     fn form(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.generations += 1;
+        // The precision of a run is fixed with its first step: later the word would come too late.
+        let new = self.generations == 1 && self.plan.start.checkpoint.is_none();
+        if new && self.plan.fp32 && self.members.iter().all(|(_, it)| it.hello.bf16_units) {
+            effects.push(Effect::Log(Note::Bf16Possible));
+        }
         let generation = Generation { term: self.plan.term, counter: self.generations };
         let start = &self.plan.start;
         let manifest = start.checkpoint.as_ref().map(|it| it.path.clone());

@@ -49,6 +49,8 @@ pub enum Note {
         /// The run's own, where it is another and that is allowed.
         of_run: Option<String>,
     },
+    /// A new run computes in fp32 and every worker could compute in bf16.
+    Bf16Possible,
     /// A generation was formed and its assignments sent.
     Formed {
         /// Its id.

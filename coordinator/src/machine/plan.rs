@@ -49,6 +49,8 @@ pub struct Plan {
     pub log_every_steps: u32,
     /// How long things may take.
     pub deadlines: Deadlines,
+    /// The run computes in fp32, though it could have been told to use bf16.
+    pub fp32: bool,
 }
 
 /// The state that training goes on from.

@@ -36,6 +36,7 @@ pub(super) fn hello(message: pb::WorkerMessage) -> Result<Hello, String> {
         pid: it.pid,
         expect_config: (!it.expect_config.is_empty()).then(|| printable(&it.expect_config)),
         cores: (it.cores > 0).then_some(it.cores),
+        bf16_units: it.bf16_units,
     })
 }
 

@@ -151,6 +151,7 @@ pub(crate) fn hello(name: &str) -> pb::Hello {
         pid: std::process::id(),
         expect_config: String::new(),
         cores: 4,
+        bf16_units: false,
     }
 }
 

@@ -93,14 +93,16 @@ impl Job {
     ) -> Result<(Net, Arc<StateLayout>, SharedState), Failure> {
         let (model, seed, device) = (self.config.model.clone(), self.config.run.seed, self.device);
         let classes = self.dataset.classes().len();
+        let precision = self.config.numerics.precision;
         let fresh = manifest.is_none();
         let mut net = off_runtime(move || {
             let spec = Spec::of(&model, classes)?;
-            Ok(if fresh {
+            let net = if fresh {
                 Net::initialised(spec, &model, seed, device)?
             } else {
                 Net::zeroed(spec, device)?
-            })
+            };
+            Ok(net.with_precision(precision)?)
         })
         .await?;
         let layout = Arc::new(state::layout(&net));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use convoy_common::config::{Init, Model, ModelName};
+use convoy_common::config::{Init, Model, ModelName, Optimizer, Precision};
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::random::{Random, Stream};
@@ -52,9 +52,18 @@ struct StepArgs {
     /// Number of classes.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     classes: usize,
-    /// Groups of conv2, conv4 and conv5: 1 or 2.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    groups: u32,
+    /// Which net: alexnet, alexnet-owt or alexnet-bn.
+    #[arg(long, default_value_t = ModelName::Alexnet, value_name = "NAME")]
+    model: ModelName,
+    /// Groups of conv2, conv4 and conv5: 1 or 2 [default: the net's own].
+    #[arg(long, value_name = "N")]
+    groups: Option<u32>,
+    /// Compute in bf16 instead of fp32.
+    #[arg(long)]
+    bf16: bool,
+    /// Update by LARS instead of SGD.
+    #[arg(long)]
+    lars: bool,
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
@@ -83,17 +92,18 @@ fn measure(args: &StepArgs) -> Result<String, ModelError> {
     threads::use_on_this_thread(args.threads_per_lane);
     let device = Device::find(args.device)?;
     let settings = Model {
-        name: ModelName::Alexnet,
+        name: args.model,
         narrow: 1,
-        groups: args.groups,
+        groups: args.groups.unwrap_or(args.model.default_groups()),
         dropout: 0.5,
         init: Init::Kaiming,
         conv_bias: 0.0,
         fc_bias: 0.0,
         pixel_scale: 1.0,
     };
-    let mut net =
-        Net::initialised(Spec::alexnet(args.groups, args.classes)?, &settings, 1, device)?;
+    let precision = if args.bf16 { Precision::Bf16 } else { Precision::Fp32 };
+    let mut net = Net::initialised(Spec::of(&settings, args.classes)?, &settings, 1, device)?
+        .with_precision(precision)?;
     let dropout = Dropout { seed: 1, probability: settings.dropout };
     let lanes: Vec<Lane> = (0..args.lanes).map(|_| Lane::new(&net, dropout)).collect();
     let samples: Vec<u64> = (0..u64::from(args.batch)).collect();
@@ -101,7 +111,13 @@ fn measure(args: &StepArgs) -> Result<String, ModelError> {
     let pixel_len = net.spec().input_len();
     let mut pixels = vec![0f32; samples.len() * pixel_len];
     Random::new(1, Stream::Drawing, 0, 0, 0).fill_normal(&mut pixels, 1.0);
-    let hyper = Hyper { lr: 0.001, momentum: 0.9, weight_decay: 0.0005 };
+    let hyper = Hyper {
+        lr: 0.001,
+        momentum: 0.9,
+        weight_decay: 0.0005,
+        optimizer: if args.lars { Optimizer::Lars } else { Optimizer::Sgd },
+        lars_trust: 0.001,
+    };
 
     let (mut steps, mut updates, mut splits) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..args.steps + 2 {
@@ -121,9 +137,11 @@ fn measure(args: &StepArgs) -> Result<String, ModelError> {
     let step = median(&steps);
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     Ok(format!(
-        "device {device}, batch {}, microbatch {}, lanes {}, threads per lane {}\n\
+        "{}, {}, device {device}, batch {}, microbatch {}, lanes {}, threads per lane {}\n\
          {:.1} images/s, {:.0} ms a step (median of {})\n\
          forward and head {:.0} ms, trunk backward {:.0} ms (of the slowest lane), update {:.0} ms\n",
+        args.model,
+        if args.bf16 { "bf16" } else { "fp32" },
         args.batch,
         args.microbatch,
         args.lanes,

@@ -112,7 +112,8 @@ fn evaluate(
     }
     let images = dataset.len(Split::Validation);
     let start = Instant::now();
-    let mut net = Net::zeroed(Spec::of(&config.model, classes)?, device)?;
+    let mut net = Net::zeroed(Spec::of(&config.model, classes)?, device)?
+        .with_precision(config.numerics.precision)?;
     let layout = state::layout(&net);
     runtime.block_on(state::load(&found.checkpoints, &found.manifest, &layout, &mut net))?;
 

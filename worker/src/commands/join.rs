@@ -9,8 +9,8 @@ use convoy_common::{exit, shutdown, telemetry};
 use tracing::info;
 
 use crate::agent::{self, Settings};
-use crate::model::Device;
 use crate::model::device::DeviceChoice;
+use crate::model::{Device, bf16_units};
 use crate::ring::RingServer;
 use crate::session::Introduction;
 
@@ -79,6 +79,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
             lanes,
             cores: std::thread::available_parallelism().map_or(0, |it| it.get() as u32),
             expect_config: args.expect_config,
+            bf16_units: bf16_units::present(device),
         };
         agent::run(
             Settings { coordinator: args.coordinator, patience: args.patience, who, device },

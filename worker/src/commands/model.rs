@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use convoy_common::config::ModelName;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 
@@ -14,15 +15,19 @@ use crate::model::spec::Row;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   convoy-worker model                            the net of the paper
+  convoy-worker model alexnet-owt                torchvision's alexnet
   convoy-worker model --classes 10 --groups 1    ten classes, no groups
   convoy-worker model --json                     for programs")]
 pub(crate) struct Args {
+    /// Which net: alexnet, alexnet-owt or alexnet-bn.
+    #[arg(default_value_t = ModelName::Alexnet, value_name = "NAME")]
+    name: ModelName,
     /// Number of classes; in training it comes from the data set.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     classes: usize,
-    /// Groups of conv2, conv4 and conv5: 2 as in the paper, or 1.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    groups: u32,
+    /// Groups of conv2, conv4 and conv5: 2 as in the paper, or 1 [default: the net's own].
+    #[arg(long, value_name = "N")]
+    groups: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -31,6 +36,8 @@ pub(crate) struct Args {
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Report {
+    model: ModelName,
+    input_side: u32,
     classes: usize,
     groups: u32,
     layers: Vec<Row>,
@@ -40,11 +47,14 @@ struct Report {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let layers = Spec::alexnet(args.groups, args.classes)?.table();
+    let groups = args.groups.unwrap_or(args.name.default_groups());
+    let layers = Spec::variant(args.name, groups, args.classes, 1)?.table();
     let total = |value: fn(&Row) -> u64| layers.iter().map(value).sum();
     let report = Report {
+        model: args.name,
+        input_side: args.name.input_side(),
         classes: args.classes,
-        groups: args.groups,
+        groups,
         parameters: total(|row| row.parameters),
         neurons: total(|row| row.neurons),
         flop_per_image: total(|row| row.flop),
@@ -68,7 +78,7 @@ fn table(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{name:<7} {output:>13} {parameters:>12} {neurons:>9} {mflop:>9}  {operation}"
+            "{name:<12} {output:>13} {parameters:>12} {neurons:>9} {mflop:>9}  {operation}"
         );
     };
     let mflop = |flop: u64| format!("{:.1}", flop as f64 / 1e6);
@@ -108,6 +118,32 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_variant_has_its_table() {
+        for (name, parameters, marks) in [
+            ("alexnet", "60,965,224", ["norm2", "response normalisation"]),
+            ("alexnet-owt", "61,100,840", ["features.10", "dropout, linear, ReLU, dropout"]),
+            ("alexnet-bn", "60,965,928", ["bn2", "batch normalisation, ReLU"]),
+        ] {
+            let model: ModelName = name.parse().unwrap();
+            let layers = Spec::variant(model, model.default_groups(), 1000, 1).unwrap().table();
+            let report = Report {
+                model,
+                input_side: model.input_side(),
+                classes: 1000,
+                groups: model.default_groups(),
+                parameters: layers.iter().map(|row| row.parameters).sum(),
+                neurons: layers.iter().map(|row| row.neurons).sum(),
+                flop_per_image: layers.iter().map(|row| row.flop).sum(),
+                layers,
+            };
+            let text = table(&report);
+            for mark in [parameters].into_iter().chain(marks) {
+                assert!(text.contains(mark), "{name} lacks {mark}:\n{text}");
+            }
+        }
+    }
 
     #[test]
     fn long_numbers_are_grouped_by_three() {

@@ -68,6 +68,14 @@ impl Device {
         self.0.is_cuda()
     }
 
+    /// Its index, if it is a GPU.
+    pub(super) fn cuda_index(self) -> Option<usize> {
+        match self.0 {
+            tch::Device::Cuda(index) => Some(index),
+            _ => None,
+        }
+    }
+
     pub(super) fn tensor_device(self) -> tch::Device {
         self.0
     }

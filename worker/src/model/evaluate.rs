@@ -26,8 +26,7 @@ impl Lane {
     /// As [`Lane::forward_and_head`].
     pub fn evaluate(&self, input: Input<'_>) -> Result<Evaluation> {
         let (pixels, labels) = self.tensors(input)?;
-        let logits = self.logits(&pixels)?;
-        let score = head::score(&logits, &labels)?;
+        let score = head::score(&self.forward(&pixels)?, &labels)?;
         Ok(Evaluation {
             samples: input.labels.len() as u64,
             loss_sum: score.loss_sum,
@@ -36,10 +35,22 @@ impl Lane {
         })
     }
 
+    /// Logits of one microbatch without dropout: n x classes, row by row.
+    ///
+    /// # Errors
+    /// As [`Lane::forward_and_head`].
+    pub fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
+        let (pixels, _) = self.tensors(input)?;
+        let logits = self.forward(&pixels)?.f_contiguous()?;
+        let mut values = vec![0f32; logits.numel()];
+        logits.f_copy_data(&mut values, logits.numel())?;
+        Ok(values)
+    }
+
     /// Forward without dropout: the logits, n x classes.
-    pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor> {
-        let features = trunk::forward(&self.spec, &self.weights, pixels)?;
-        head::logits(&self.weights[2 * self.spec.convs().len()..], &features)
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let features = trunk::forward(&self.spec, &self.weights, &self.statistics, pixels)?;
+        head::logits(&self.weights[self.spec.trunk_parameters()..], &features)
     }
 }
 

@@ -4,11 +4,15 @@
 //! the global batch:
 //!
 //! ```text
-//! z6 = x6 W6' + b6   x7 = m6 * relu(z6)      d8 = (softmax(z8) - one_hot(label)) / B
-//! z7 = x7 W7' + b7   x8 = m7 * relu(z7)      d7 = (d8 W8) * m7 * [z7 > 0]
-//! z8 = x8 W8' + b8                           d6 = (d7 W7) * m6 * [z6 > 0]
-//! loss = -log softmax(z8)[label]             dx6 = d6 W6
+//! x6 = m6 * features                         dfeatures = (d6 W6) * m6
+//! z6 = x6 W6' + b6   x7 = m7 * relu(z6)      d6 = (d7 W7) * m7 * [z6 > 0]
+//! z7 = x7 W7' + b7   x8 = m8 * relu(z7)      d7 = (d8 W8) * m8 * [z7 > 0]
+//! z8 = x8 W8' + b8                           d8 = (softmax(z8) - one_hot(label)) / B
+//! loss = -log softmax(z8)[label]
 //! ```
+//!
+//! Matrices have the weights' number format; the softmax, the loss and what leaves the module are
+//! fp32 in any case.
 //!
 //! The gradient of a layer over any set of samples is `d' x` for the weight and the column sums
 //! of `d` for the bias, so `x` and `d` (the factors) are all that need to leave the worker. By hand, because then
@@ -97,13 +101,13 @@ pub(super) struct Pass {
 
 /// Forward and backward for one microbatch.
 ///
-/// `weights` are weight and bias of the three layers; `masks` those of fc6 and fc7, or none;
+/// `weights` are weight and bias of the three layers; `masks` are those of their inputs, or none;
 /// `batch` is B.
 pub(super) fn pass(
     weights: &[Tensor],
     features: &Tensor,
     labels: &Tensor,
-    masks: &[Option<Tensor>; 2],
+    masks: &[Option<Tensor>; LAYERS],
     batch: u32,
 ) -> Result<Pass> {
     let [w6, b6, w7, b7, w8, b8] = weights else {
@@ -114,22 +118,24 @@ pub(super) fn pass(
         });
     };
     tch::no_grad(|| {
-        let x7 = hidden(features, w6, b6, masks[0].as_ref())?;
-        let x8 = hidden(&x7, w7, b7, masks[1].as_ref())?;
-        let logits = x8.f_linear(w8, Some(b8))?;
+        let x6 = masked(features.shallow_clone(), masks[0].as_ref())?;
+        let x7 = masked(hidden(&x6, w6, b6)?, masks[1].as_ref())?;
+        let x8 = masked(hidden(&x7, w7, b7)?, masks[2].as_ref())?;
+        let logits = x8.f_linear(w8, Some(b8))?.f_to_kind(Kind::Float)?;
         let score = score(&logits, labels)?;
 
         let one_hot = logits.f_zeros_like()?.f_scatter_value(1, &labels.f_unsqueeze(1)?, 1.0)?;
         let d8 = score.probabilities.f_sub(&one_hot)?.f_div_scalar(f64::from(batch))?;
-        let d7 = hidden_delta(&d8, w8, &x8, masks[1].as_ref())?;
-        let d6 = hidden_delta(&d7, w7, &x7, masks[0].as_ref())?;
-        let feature_gradient = d6.f_matmul(w6)?;
-        let factors = [factors(features, &d6)?, factors(&x7, &d7)?, factors(&x8, &d8)?];
+        let d8 = d8.f_to_kind(w8.f_kind()?)?;
+        let d7 = hidden_delta(&d8, w8, &x8, masks[2].as_ref())?;
+        let d6 = hidden_delta(&d7, w7, &x7, masks[1].as_ref())?;
+        let feature_gradient = masked(d6.f_matmul(w6)?, masks[0].as_ref())?;
+        let factors = [factors(&x6, &d6)?, factors(&x7, &d7)?, factors(&x8, &d8)?];
         Ok(Pass { factors, feature_gradient, loss_sum: score.loss_sum, correct: score.correct })
     })
 }
 
-/// Forward alone, without dropout: the logits.
+/// Forward alone, without dropout: the logits, fp32.
 pub(super) fn logits(weights: &[Tensor], features: &Tensor) -> Result<Tensor> {
     let [w6, b6, w7, b7, w8, b8] = weights else {
         return Err(ModelError::Size {
@@ -139,9 +145,9 @@ pub(super) fn logits(weights: &[Tensor], features: &Tensor) -> Result<Tensor> {
         });
     };
     tch::no_grad(|| {
-        let x7 = hidden(features, w6, b6, None)?;
-        let x8 = hidden(&x7, w7, b7, None)?;
-        Ok(x8.f_linear(w8, Some(b8))?)
+        let x7 = hidden(features, w6, b6)?;
+        let x8 = hidden(&x7, w7, b7)?;
+        Ok(x8.f_linear(w8, Some(b8))?.f_to_kind(Kind::Float)?)
     })
 }
 
@@ -184,11 +190,14 @@ pub(super) fn score(logits: &Tensor, labels: &Tensor) -> Result<Score> {
     })
 }
 
-fn hidden(x: &Tensor, weight: &Tensor, bias: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-    let mut out = x.f_linear(weight, Some(bias))?.f_relu_()?;
+fn hidden(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok(x.f_linear(weight, Some(bias))?.f_relu_()?)
+}
+
+fn masked(x: Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     Ok(match mask {
-        Some(mask) => out.f_mul_(mask)?,
-        None => out,
+        Some(mask) => x.f_mul(mask)?,
+        None => x,
     })
 }
 
@@ -200,10 +209,7 @@ fn hidden_delta(
     x: &Tensor,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let mut delta = next.f_matmul(next_weight)?;
-    if let Some(mask) = mask {
-        delta = delta.f_mul_(mask)?;
-    }
+    let delta = masked(next.f_matmul(next_weight)?, mask)?;
     // Where a unit was kept, `x` is positive exactly if its input to the ReLU was; where it was
     // dropped, the mask has made the gradient zero already.
     Ok(x.f_threshold_backward(&delta, 0.0)?)
@@ -212,7 +218,8 @@ fn hidden_delta(
 fn factors(activations: &Tensor, deltas: &Tensor) -> Result<Factors> {
     let values = |tensor: &Tensor| -> Result<Vec<f32>> {
         let mut values = vec![0f32; tensor.numel()];
-        tensor.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
+        let plain = tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
+        plain.f_copy_data(&mut values, tensor.numel())?;
         Ok(values)
     };
     let rows = activations.size()[0] as usize;

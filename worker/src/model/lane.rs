@@ -5,13 +5,13 @@
 //! and its place alone: not on how many lanes there are, nor on which one computes it.
 
 use convoy_common::random::Stream;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::head::{self, LAYERS};
 use super::trunk::{self, Recorded};
 use super::{Device, Factors, ModelError, Net, Result, Spec, dropout};
 
-/// Dropout of fc6 and fc7.
+/// Dropout of the two layers that have it ([`Spec::dropped`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// The run's seed.
@@ -59,6 +59,8 @@ pub struct TrunkPending {
     recorded: Recorded,
     gradient: Tensor,
     length: usize,
+    /// This microbatch's part of the global batch.
+    share: f32,
 }
 
 /// Computes microbatches on one thread at a time.
@@ -66,7 +68,11 @@ pub struct TrunkPending {
 pub struct Lane {
     pub(super) spec: Spec,
     pub(super) device: Device,
+    /// In the number format of the lane's arithmetic.
     pub(super) weights: Vec<Tensor>,
+    /// Running statistics of batch normalisation.
+    pub(super) statistics: Vec<Tensor>,
+    kind: Kind,
     dropout: Dropout,
 }
 
@@ -75,15 +81,27 @@ impl Lane {
     ///
     /// Whoever runs lanes must not commit while one computes.
     pub fn new(net: &Net, dropout: Dropout) -> Self {
-        let weights = net.weights.iter().map(Tensor::shallow_clone).collect();
-        Self { spec: net.spec.clone(), device: net.device, weights, dropout }
+        let kind = if net.rounded.is_some() { Kind::BFloat16 } else { Kind::Float };
+        Self {
+            spec: net.spec.clone(),
+            device: net.device,
+            weights: net.multiplied(),
+            statistics: net.statistics.iter().map(Tensor::shallow_clone).collect(),
+            kind,
+            dropout,
+        }
     }
 
     /// Another lane over the same weights, for another thread.
     #[must_use]
     pub fn share(&self) -> Self {
-        let weights = self.weights.iter().map(Tensor::shallow_clone).collect();
-        Self { spec: self.spec.clone(), device: self.device, weights, dropout: self.dropout }
+        let clones = |tensors: &[Tensor]| tensors.iter().map(Tensor::shallow_clone).collect();
+        Self {
+            spec: self.spec.clone(),
+            weights: clones(&self.weights),
+            statistics: clones(&self.statistics),
+            ..*self
+        }
     }
 
     /// The trunk forward, then the head forward and backward.
@@ -107,16 +125,19 @@ impl Lane {
         samples: &[u64],
         place: Place,
     ) -> Result<(Head, TrunkPending)> {
-        let convs = 2 * self.spec.convs().len();
-        let masks = [
-            self.mask(0, Stream::DropoutFc6, place, samples)?,
-            self.mask(1, Stream::DropoutFc7, place, samples)?,
-        ];
-        let pass =
-            head::pass(&self.weights[convs..], &recorded.features, labels, &masks, place.batch)?;
+        let mut streams = [Stream::DropoutFc6, Stream::DropoutFc7].into_iter();
+        let mut masks = [const { None }; LAYERS];
+        for (layer, dropped) in self.spec.dropped().into_iter().enumerate() {
+            if dropped && let Some(stream) = streams.next() {
+                masks[layer] = self.mask(layer, stream, place, samples)?;
+            }
+        }
+        let weights = &self.weights[self.spec.trunk_parameters()..];
+        let pass = head::pass(weights, &recorded.features, labels, &masks, place.batch)?;
         let head = Head { factors: pass.factors, loss_sum: pass.loss_sum, correct: pass.correct };
         let length = self.spec.trunk_len();
-        Ok((head, TrunkPending { recorded, gradient: pass.feature_gradient, length }))
+        let share = samples.len() as f32 / place.batch.max(1) as f32;
+        Ok((head, TrunkPending { recorded, gradient: pass.feature_gradient, length, share }))
     }
 
     /// Pixels and labels on the device, checked against the net.
@@ -130,7 +151,7 @@ impl Lane {
         let side = self.spec.side() as i64;
         let device = self.device.tensor_device();
         let pixels = Tensor::f_from_slice(input.pixels)?.f_view([n as i64, 3, side, side])?;
-        Ok((pixels.f_to_device(device)?, labels))
+        Ok((pixels.f_to_device(device)?.f_to_kind(self.kind)?, labels))
     }
 
     /// Labels on the device, checked against the number of classes.
@@ -152,26 +173,36 @@ impl Lane {
         if self.dropout.probability == 0.0 {
             return Ok(None);
         }
-        let width = self.spec.linears()[layer].outputs;
+        let width = self.spec.linears()[layer].inputs;
         let factors = dropout::mask(self.dropout, stream, place, samples, width);
         let mask = Tensor::f_from_slice(&factors)?.f_view([samples.len() as i64, width as i64])?;
-        Ok(Some(mask.f_to_device(self.device.tensor_device())?))
+        Ok(Some(mask.f_to_device(self.device.tensor_device())?.f_to_kind(self.kind)?))
     }
 }
 
 impl TrunkPending {
-    /// The trunk's backward pass: its gradient as one run of numbers, weight and bias of conv1 to
-    /// conv5 in order ([`Spec::trunk_len`] values).
+    /// The trunk's backward pass: its gradient as one run of numbers, in the order of
+    /// [`Spec::parameters`], then the microbatch's part of the statistics of batch normalisation
+    /// ([`Spec::trunk_len`] values).
     ///
     /// # Errors
     /// If the device fails.
     pub fn backward(self) -> Result<Vec<f32>> {
-        let gradients = self.recorded.backward(&self.gradient)?;
+        let mut recorded = self.recorded;
+        let statistics = std::mem::take(&mut recorded.statistics);
+        let gradients = recorded.backward(&self.gradient)?;
         let mut flat = vec![0f32; self.length];
         let mut rest = flat.as_mut_slice();
         for gradient in gradients {
             let (mine, others) = rest.split_at_mut(gradient.numel());
-            gradient.f_contiguous()?.f_copy_data(mine, gradient.numel())?;
+            let plain = gradient.f_to_kind(Kind::Float)?.f_contiguous()?;
+            plain.f_copy_data(mine, gradient.numel())?;
+            rest = others;
+        }
+        for values in statistics {
+            let (mine, others) = rest.split_at_mut(values.numel());
+            values.f_copy_data(mine, values.numel())?;
+            mine.iter_mut().for_each(|value| *value *= self.share);
             rest = others;
         }
         Ok(flat)

@@ -13,6 +13,7 @@
 //! It knows nothing of ranks, peers, files or time; what it computes is a function of the weights,
 //! the microbatch and the position, whatever the number of lanes.
 
+pub mod bf16_units;
 pub mod commit;
 mod cuda_load;
 pub mod device;
@@ -23,6 +24,7 @@ mod fingerprint;
 mod head;
 mod host;
 pub mod lane;
+pub mod lars;
 pub mod lrn;
 pub mod net;
 #[cfg(test)]

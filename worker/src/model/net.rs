@@ -1,9 +1,10 @@
 //! The parameters and their momentum: everything that training changes.
 
-use convoy_common::config::{Init, Model};
+use convoy_common::config::{Init, Model, Precision};
 use convoy_common::random::{Random, Stream};
 use tch::{Kind, Tensor};
 
+use super::spec::Role;
 use super::{Device, Result, Spec};
 
 /// Weights and momentum of one worker.
@@ -18,6 +19,10 @@ pub struct Net {
     pub(super) weights: Vec<Tensor>,
     /// Momentum, tensor for tensor.
     pub(super) momentum: Vec<Tensor>,
+    /// Running statistics of batch normalisation, in the order of [`Spec::statistics`].
+    pub(super) statistics: Vec<Tensor>,
+    /// With bf16: the weights as lanes multiply them, rounded anew after every change.
+    pub(super) rounded: Option<Vec<Tensor>>,
 }
 
 impl Net {
@@ -29,7 +34,7 @@ impl Net {
         let mut net = Self::zeroed(spec, device)?;
         for (index, parameter) in net.spec.parameters().iter().enumerate() {
             let mut values = vec![0f32; parameter.shape.iter().product()];
-            match start(&parameter.name, &parameter.shape, settings) {
+            match start(parameter.role, &parameter.shape, settings) {
                 Start::Constant(value) => values.fill(value),
                 Start::Normal(std) => {
                     Random::new(seed, Stream::Weights, 0, index as u32, 0)
@@ -40,6 +45,9 @@ impl Net {
                 Tensor::f_from_slice(&values)?.f_view(shape(&parameter.shape).as_slice())?;
             tch::no_grad(|| net.weights[index].f_copy_(&fresh))?;
         }
+        for variance in net.statistics.iter_mut().skip(1).step_by(2) {
+            let _ = tch::no_grad(|| variance.f_fill_(1.0))?;
+        }
         Ok(net)
     }
 
@@ -48,15 +56,61 @@ impl Net {
     /// # Errors
     /// If the device has no memory for it.
     pub fn zeroed(spec: Spec, device: Device) -> Result<Self> {
+        let target = (Kind::Float, device.tensor_device());
         let zeros = || -> Result<Vec<Tensor>> {
-            let target = (Kind::Float, device.tensor_device());
             spec.parameters()
                 .iter()
                 .map(|p| Ok(Tensor::f_zeros(shape(&p.shape), target)?))
                 .collect()
         };
         let (weights, momentum) = (zeros()?, zeros()?);
-        Ok(Self { spec, device, weights, momentum })
+        let statistics = spec
+            .statistics()
+            .iter()
+            .map(|(_, length)| Ok(Tensor::f_zeros([*length as i64], target)?))
+            .collect::<Result<_>>()?;
+        Ok(Self { spec, device, weights, momentum, statistics, rounded: None })
+    }
+
+    /// The same net with lanes that compute in this precision.
+    ///
+    /// # Errors
+    /// If the device has no memory for the rounded weights.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
+        self.rounded = match precision {
+            Precision::Fp32 => None,
+            Precision::Bf16 => {
+                let roles = self.spec.parameters().into_iter().map(|it| it.role);
+                let round = |(weight, role): (&Tensor, Role)| {
+                    // Batch normalisation computes in fp32 whatever its input is.
+                    let keep = matches!(role, Role::Scale | Role::Shift);
+                    Ok(if keep {
+                        weight.shallow_clone()
+                    } else {
+                        weight.f_to_kind(Kind::BFloat16)?
+                    })
+                };
+                Some(self.weights.iter().zip(roles).map(round).collect::<Result<_>>()?)
+            }
+        };
+        Ok(self)
+    }
+
+    /// Weights as lanes multiply them; their memory is shared.
+    pub(super) fn multiplied(&self) -> Vec<Tensor> {
+        let weights = self.rounded.as_ref().unwrap_or(&self.weights);
+        weights.iter().map(Tensor::shallow_clone).collect()
+    }
+
+    /// Rounds one tensor anew, after its weights have changed.
+    pub(super) fn round(&mut self, index: usize) -> Result<()> {
+        if let Some(rounded) = &mut self.rounded
+            && let (Some(to), Some(from)) = (rounded.get_mut(index), self.weights.get(index))
+            && to.f_kind()? != Kind::Float
+        {
+            tch::no_grad(|| to.f_copy_(from))?;
+        }
+        Ok(())
     }
 
     /// What the net is.
@@ -77,13 +131,14 @@ enum Start {
     Normal(f32),
 }
 
-fn start(name: &str, shape: &[usize], settings: &Model) -> Start {
-    match name {
-        "conv2.bias" | "conv4.bias" | "conv5.bias" => Start::Constant(settings.conv_bias as f32),
-        "fc6.bias" | "fc7.bias" => Start::Constant(settings.fc_bias as f32),
-        _ if name.ends_with(".bias") => Start::Constant(0.0),
-        "fc8.weight" => Start::Normal(0.01),
-        _ => match settings.init {
+fn start(role: Role, shape: &[usize], settings: &Model) -> Start {
+    match role {
+        Role::ConvBias => Start::Constant(settings.conv_bias as f32),
+        Role::FcBias => Start::Constant(settings.fc_bias as f32),
+        Role::Bias | Role::Shift => Start::Constant(0.0),
+        Role::Scale => Start::Constant(1.0),
+        Role::LastWeight => Start::Normal(0.01),
+        Role::Weight => match settings.init {
             Init::Gaussian => Start::Normal(0.01),
             Init::Kaiming => {
                 let fan_in: usize = shape[1..].iter().product();
@@ -149,9 +204,9 @@ pub(super) mod tests {
     fn kaiming_scales_with_the_inputs_of_one_output() {
         let kaiming = settings(Init::Kaiming);
         assert_eq!(
-            start("conv2.weight", &[256, 48, 5, 5], &kaiming),
+            start(Role::Weight, &[256, 48, 5, 5], &kaiming),
             Start::Normal((2.0f64 / 1200.0).sqrt() as f32)
         );
-        assert_eq!(start("fc8.weight", &[10, 4096], &kaiming), Start::Normal(0.01));
+        assert_eq!(start(Role::LastWeight, &[10, 4096], &kaiming), Start::Normal(0.01));
     }
 }

@@ -1,11 +1,12 @@
 //! The model against a plain one: the same net written in the library's own operations, one
 //! autograd pass from the loss to every weight, and SGD as a formula.
 
-use convoy_common::config::Init;
+use convoy_common::config::{Init, ModelName, Optimizer, Precision};
 use convoy_common::random::{Random, Stream};
 use tch::{Kind, Reduction, Tensor};
 
 use super::net::tests::settings;
+use super::spec::Norm;
 use super::{
     Device, Dropout, Factors, HeadGradient, Hyper, Input, Lane, ModelError, Net, Place, Reduced,
     Spec, dropout, lrn, threads,
@@ -13,7 +14,13 @@ use super::{
 
 const CLASSES: usize = 7;
 const DROPOUT: Dropout = Dropout { seed: 11, probability: 0.5 };
-const HYPER: Hyper = Hyper { lr: 0.02, momentum: 0.9, weight_decay: 0.0005 };
+const HYPER: Hyper = Hyper {
+    lr: 0.02,
+    momentum: 0.9,
+    weight_decay: 0.0005,
+    optimizer: Optimizer::Sgd,
+    lars_trust: 0.001,
+};
 
 fn net(groups: u32) -> Net {
     let spec = Spec::narrowed(groups, CLASSES, 8).unwrap();
@@ -25,18 +32,23 @@ struct Batch {
     pixels: Vec<f32>,
     labels: Vec<i64>,
     samples: Vec<u64>,
+    side: usize,
 }
 
 impl Batch {
     fn new(n: usize) -> Self {
-        let mut pixels = vec![0f32; n * 3 * 227 * 227];
+        Self::of_side(n, 227)
+    }
+
+    fn of_side(n: usize, side: usize) -> Self {
+        let mut pixels = vec![0f32; n * 3 * side * side];
         Random::new(4, Stream::Drawing, 0, 0, 0).fill_normal(&mut pixels, 40.0);
         let labels = (0..n).map(|i| (i * 3 % CLASSES) as i64).collect();
-        Self { pixels, labels, samples: (100..100 + n as u64).collect() }
+        Self { pixels, labels, samples: (100..100 + n as u64).collect(), side }
     }
 
     fn rows(&self, start: usize, end: usize) -> Input<'_> {
-        let image = 3 * 227 * 227;
+        let image = 3 * self.side * self.side;
         Input {
             pixels: &self.pixels[start * image..end * image],
             labels: &self.labels[start..end],
@@ -67,7 +79,7 @@ fn plain(
                 conv.groups as i64,
             )
             .relu();
-        if conv.normalised {
+        if conv.norm == Norm::Response {
             x = lrn::normalise(&x).unwrap();
         }
         if conv.pooled {
@@ -216,9 +228,44 @@ fn factors_and_dense_gradients_make_the_same_update() {
     agree(&by_factors.momentum, &by_gradients.momentum, 1e-5);
 }
 
+#[test]
+fn a_step_of_lars_agrees_with_the_papers_formula_whatever_the_lanes() {
+    threads::use_on_this_thread(1);
+    let hyper = Hyper { optimizer: Optimizer::Lars, lr: 3.0, ..HYPER };
+    let (mut net, mut other, batch) = (net(2), net(2), Batch::new(4));
+    let double = |tensor: &Tensor| tensor.copy().to_kind(Kind::Double);
+    let length = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]).sqrt();
+    let mut weights: Vec<Tensor> = net.weights.iter().map(double).collect();
+    let mut momentum: Vec<Tensor> = weights.iter().map(Tensor::zeros_like).collect();
+    for step in 0..2 {
+        let place = Place { epoch: 0, step, batch: 4 };
+        let (reduced, _) = reduced(&Lane::new(&net, DROPOUT), &batch, 2, place);
+        for ((w, v), g) in weights.iter_mut().zip(&mut momentum).zip(flat_gradients(&net, &reduced))
+        {
+            let g = double(&g);
+            let local = if length(w) > 0.0 {
+                hyper.lars_trust * length(w) / (length(&g) + hyper.weight_decay * length(w))
+            } else {
+                hyper.lars_trust
+            };
+            *v = &*v * hyper.momentum + (g + &*w * hyper.weight_decay) * (hyper.lr * local);
+            *w -= &*v;
+        }
+        net.commit(&reduced, hyper, 1).unwrap();
+        other.commit(&reduced, hyper, 3).unwrap();
+    }
+    agree(&net.weights, &weights, 1e-6);
+    agree(&net.momentum, &momentum, 1e-5);
+    assert_eq!(net.digest().unwrap(), other.digest().unwrap());
+}
+
 /// Two steps with so many lanes; returns the state's digest.
 fn train(lanes: usize) -> String {
-    let (mut net, batch) = (net(2), Batch::new(8));
+    train_variant(lanes, net(2))
+}
+
+fn train_variant(lanes: usize, mut net: Net) -> String {
+    let batch = Batch::of_side(8, net.spec().side());
     for step in 0..2 {
         let place = Place { epoch: 0, step, batch: 8 };
         let lane = Lane::new(&net, DROPOUT);
@@ -259,6 +306,93 @@ fn bits_do_not_depend_on_the_number_of_lanes() {
     let one = train(1);
     assert_eq!(one, train(2));
     assert_eq!(one, train(3));
+}
+
+#[test]
+fn bits_of_every_variant_and_precision_do_not_depend_on_the_number_of_lanes() {
+    let make = |name: ModelName, precision| {
+        let spec = Spec::variant(name, name.default_groups(), CLASSES, 16).unwrap();
+        let net = Net::initialised(spec, &settings(Init::Kaiming), 1, Device::CPU).unwrap();
+        net.with_precision(precision).unwrap()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for name in ModelName::ALL {
+        for precision in [Precision::Fp32, Precision::Bf16] {
+            let one = train_variant(1, make(name, precision));
+            assert_eq!(one, train_variant(2, make(name, precision)), "{name} {precision:?}");
+            assert!(seen.insert(one), "{name} {precision:?} has the bits of another");
+        }
+    }
+}
+
+#[test]
+fn bf16_is_near_fp32_and_its_rounded_weights_follow_every_change() {
+    threads::use_on_this_thread(1);
+    let (plain, batch) = (net(2), Batch::new(4));
+    let mut half = net(2).with_precision(Precision::Bf16).unwrap();
+    let place = Place { epoch: 1, step: 3, batch: 4 };
+    let (expected, expected_loss) = reduced(&Lane::new(&plain, DROPOUT), &batch, 2, place);
+    let lane = Lane::new(&half, DROPOUT);
+    let (actual, loss) = reduced(&lane, &batch, 2, place);
+    assert!((loss - expected_loss).abs() < 0.02 * expected_loss, "{loss} and {expected_loss}");
+    let expected = flat_gradients(&plain, &expected);
+    for (index, (a, e)) in flat_gradients(&half, &actual).iter().zip(&expected).enumerate() {
+        let length = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]).sqrt();
+        let error = length(&(a - e)) / length(e);
+        // Neighbouring pixels are noise here, so the first layer's gradient changes much wherever
+        // rounding makes another place of a window win.
+        let most = if index < 2 { 0.4 } else { 0.2 };
+        assert!(error > 0.0 && error < most, "tensor {index}: relative error {error}");
+    }
+    half.commit(&actual, HYPER, 2).unwrap();
+    let follow = |net: &Net, lane: &Lane| {
+        net.weights.iter().zip(&lane.weights).all(|(w, r)| w.to_kind(Kind::BFloat16).equal(r))
+    };
+    assert!(follow(&half, &lane), "after a commit");
+    half.adopt(&plain).unwrap();
+    assert!(follow(&half, &lane), "after adopting a state");
+    let row = 0..1;
+    half.write_rows(10, row.clone(), &vec![0x3f; 4 * half.spec().linears()[0].inputs]).unwrap();
+    assert!(follow(&half, &lane), "after writing rows");
+}
+
+#[test]
+fn statistics_of_batch_normalisation_are_folded_once_a_step_and_evaluation_uses_them() {
+    threads::use_on_this_thread(1);
+    let spec = Spec::variant(ModelName::AlexnetBn, 2, CLASSES, 16).unwrap();
+    let mut net = Net::initialised(spec, &settings(Init::Kaiming), 1, Device::CPU).unwrap();
+    let batch = Batch::new(4);
+    let lane = Lane::new(&net, Dropout { seed: 1, probability: 0.0 });
+    let before = lane.logits(batch.rows(0, 4)).unwrap();
+    let (part, _) = reduced(&lane, &batch, 2, Place { epoch: 0, step: 0, batch: 4 });
+    let conv = Tensor::from_slice(&batch.pixels).view([4, 3, 227, 227]).conv2d(
+        &net.weights[0],
+        Some(&net.weights[1]),
+        [4, 4],
+        [0, 0],
+        [1, 1],
+        1,
+    );
+    net.commit(&part, HYPER, 1).unwrap();
+    let halves = conv.split(2, 0);
+    let fold = |start: f64, of: &dyn Fn(&Tensor) -> Tensor| {
+        (of(&halves[0]) + of(&halves[1])) * 0.05 + start * 0.9
+    };
+    let axes: &[i64] = &[0, 2, 3];
+    let mean = fold(0.0, &|x| x.mean_dim(axes, false, Kind::Float));
+    let variance = fold(1.0, &|x| x.var_dim(axes, true, false));
+    agree(&net.statistics[..2], &[mean, variance], 1e-5);
+    assert_ne!(before, lane.logits(batch.rows(0, 4)).unwrap());
+    let names: Vec<String> = net.state_specs().into_iter().map(|it| it.0).collect();
+    assert_eq!(names[names.len() - 4..][0], "bn1.running_mean");
+    let mut copy = Net::zeroed(net.spec().clone(), Device::CPU).unwrap();
+    copy.adopt(&net).unwrap();
+    assert_eq!(copy.digest().unwrap(), net.digest().unwrap());
+    let rows = net.read_rows(names.len() - 1, 0..1).unwrap();
+    copy.write_rows(names.len() - 1, 0..1, &[1, 2, 3, 4]).unwrap();
+    assert_ne!(copy.digest().unwrap(), net.digest().unwrap(), "statistics are part of the state");
+    copy.write_rows(names.len() - 1, 0..1, &rows).unwrap();
+    assert_eq!(copy.digest().unwrap(), net.digest().unwrap());
 }
 
 #[test]

@@ -2,6 +2,17 @@
 //!
 //! Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks
 //! (2012), section 3.5 and figure 2. Plain arithmetic; no tensor is made here.
+//!
+//! | net | convolutions | after conv1 and conv2 | input | dropout |
+//! |---|---|---|---|---|
+//! | `alexnet` | 96-256-384-384-256, 2 groups | ReLU, LRN, pooling | 227 | after fc6 and fc7 |
+//! | `alexnet-bn` | the same | batch normalisation, ReLU, pooling | 227 | after fc6 and fc7 |
+//! | `alexnet-owt` | 64-192-384-256-256, 1 group | ReLU, pooling | 224 | before fc6 and fc7 |
+//!
+//! `alexnet-owt` is torchvision's `alexnet` (after Krizhevsky, One weird trick for parallelizing
+//! convolutional neural networks, 2014), with its names of parameters and its places of dropout.
+//! `alexnet-bn` normalises before the ReLU (Ioffe, Szegedy 2015, section 3.2), by the statistics of
+//! one microbatch.
 
 use convoy_common::config::{Model, ModelName};
 
@@ -12,10 +23,21 @@ pub const POOL_SIZE: usize = 3;
 /// Step of a pooling window: less than its size, so windows overlap.
 pub const POOL_STRIDE: usize = 2;
 
-/// One convolution and what follows it, always a ReLU first.
+/// What normalises a convolution's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Nothing.
+    None,
+    /// Local response normalisation, after the ReLU.
+    Response,
+    /// Batch normalisation, before the ReLU; the name of its parameters.
+    Batch(&'static str),
+}
+
+/// One convolution and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv {
-    /// `conv1` to `conv5`.
+    /// `conv1` to `conv5`, or torchvision's name.
     pub name: &'static str,
     /// Channels in.
     pub inputs: usize,
@@ -31,8 +53,8 @@ pub struct Conv {
     pub groups: usize,
     /// Height and width of the input.
     pub side_in: usize,
-    /// Local response normalisation after the ReLU.
-    pub normalised: bool,
+    /// Normalisation around the ReLU.
+    pub norm: Norm,
     /// Max pooling after that.
     pub pooled: bool,
 }
@@ -53,6 +75,11 @@ impl Conv {
         vec![self.outputs, self.inputs / self.groups, self.kernel, self.kernel]
     }
 
+    /// Parameter tensors: weight and bias, and two more of batch normalisation.
+    pub fn parameters(&self) -> usize {
+        if matches!(self.norm, Norm::Batch(_)) { 4 } else { 2 }
+    }
+
     /// Inputs that one output sees.
     pub fn fan_in(&self) -> usize {
         self.inputs / self.groups * self.kernel * self.kernel
@@ -62,12 +89,31 @@ impl Conv {
 /// One fully connected layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linear {
-    /// `fc6` to `fc8`.
+    /// `fc6` to `fc8`, or torchvision's name.
     pub name: &'static str,
     /// Inputs.
     pub inputs: usize,
     /// Outputs.
     pub outputs: usize,
+}
+
+/// What a parameter tensor is for, which decides how it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Weights of a convolution or of fc6 or fc7.
+    Weight,
+    /// Weights of the last layer.
+    LastWeight,
+    /// Biases of conv2, conv4 and conv5, which the paper starts at one.
+    ConvBias,
+    /// Biases of fc6 and fc7, which the paper starts at one.
+    FcBias,
+    /// Biases that start at zero.
+    Bias,
+    /// Factors of batch normalisation, which start at one.
+    Scale,
+    /// Shifts of batch normalisation, which start at zero.
+    Shift,
 }
 
 /// A parameter tensor.
@@ -77,6 +123,8 @@ pub struct Parameter {
     pub name: String,
     /// PyTorch's layout: out, in, height, width; out, in; or out.
     pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
 }
 
 /// The whole net.
@@ -86,6 +134,8 @@ pub struct Spec {
     side: usize,
     convs: Vec<Conv>,
     linears: Vec<Linear>,
+    /// Of each fully connected layer, whether dropout comes before it.
+    dropped: [bool; 3],
 }
 
 /// A line of the layer table.
@@ -120,9 +170,7 @@ impl Spec {
     /// # Errors
     /// As [`Self::narrowed`].
     pub fn of(model: &Model, classes: usize) -> Result<Self> {
-        match model.name {
-            ModelName::Alexnet => Self::narrowed(model.groups, classes, model.narrow as usize),
-        }
+        Self::variant(model.name, model.groups, classes, model.narrow as usize)
     }
 
     /// The same net with all widths divided by `divisor`, for tests: every code path at a
@@ -131,9 +179,20 @@ impl Spec {
     /// # Errors
     /// [`ModelError::Spec`] if the groups do not divide the widths, or there is no class.
     pub fn narrowed(groups: u32, classes: usize, divisor: usize) -> Result<Self> {
+        Self::variant(ModelName::Alexnet, groups, classes, divisor)
+    }
+
+    /// Any of the nets, with all widths divided by `divisor`.
+    ///
+    /// # Errors
+    /// As [`Self::narrowed`], and for groups in a net that has none.
+    pub fn variant(name: ModelName, groups: u32, classes: usize, divisor: usize) -> Result<Self> {
         let refuse = |what: String| Err(ModelError::Spec { what });
         if !matches!(groups, 1 | 2) {
             return refuse(format!("{groups} groups; AlexNet has 1 or 2"));
+        }
+        if name == ModelName::AlexnetOwt && groups != 1 {
+            return refuse(format!("{groups} groups; {name} has 1"));
         }
         if classes == 0 || classes > 65_536 {
             return refuse(format!("{classes} classes; from 1 to 65536 are possible"));
@@ -141,41 +200,29 @@ impl Spec {
         if divisor == 0 || 32 % divisor != 0 {
             return refuse(format!("widths cannot be divided by {divisor}"));
         }
-        let groups = groups as usize;
-        let conv =
-            |name, inputs, outputs, kernel, stride, padding, groups, end: (bool, bool)| Conv {
-                name,
-                inputs,
-                outputs,
-                kernel,
-                stride,
-                padding,
-                groups,
-                side_in: 0,
-                normalised: end.0,
-                pooled: end.1,
-            };
         let width = |full: usize| full / divisor;
-        let (lrn_pool, none, pool) = ((true, true), (false, false), (false, true));
-        let mut convs = vec![
-            conv("conv1", 3, width(96), 11, 4, 0, 1, lrn_pool),
-            conv("conv2", width(96), width(256), 5, 1, 2, groups, lrn_pool),
-            conv("conv3", width(256), width(384), 3, 1, 1, 1, none),
-            conv("conv4", width(384), width(384), 3, 1, 1, groups, none),
-            conv("conv5", width(384), width(256), 3, 1, 1, groups, pool),
-        ];
-        let input = ModelName::Alexnet.input_side() as usize;
+        let owt = name == ModelName::AlexnetOwt;
+        let mut convs =
+            if owt { owt_convs(width) } else { paper_convs(name, groups as usize, width) };
+        let input = name.input_side() as usize;
         let mut side = input;
         for conv in &mut convs {
             conv.side_in = side;
             side = conv.side_end();
         }
-        let linears = vec![
-            Linear { name: "fc6", inputs: width(256) * side * side, outputs: width(4096) },
-            Linear { name: "fc7", inputs: width(4096), outputs: width(4096) },
-            Linear { name: "fc8", inputs: width(4096), outputs: classes },
-        ];
-        Ok(Self { side: input, convs, linears })
+        let names = if owt {
+            ["classifier.1", "classifier.4", "classifier.6"]
+        } else {
+            ["fc6", "fc7", "fc8"]
+        };
+        let widths = [width(256) * side * side, width(4096), width(4096), classes];
+        let linear = |layer: usize| Linear {
+            name: names[layer],
+            inputs: widths[layer],
+            outputs: widths[layer + 1],
+        };
+        let linears = (0..3).map(linear).collect();
+        Ok(Self { side: input, convs, linears, dropped: [owt, true, !owt] })
     }
 
     /// The convolutions, in order.
@@ -203,31 +250,68 @@ impl Spec {
         3 * self.side * self.side
     }
 
+    /// Of each fully connected layer, whether dropout comes before it.
+    pub fn dropped(&self) -> [bool; 3] {
+        self.dropped
+    }
+
     /// All parameters in the order that gradients, state and checkpoints keep: weight, then bias,
-    /// from conv1 to fc8.
+    /// from the first convolution to the last layer. Factor and shift of batch normalisation
+    /// follow their convolution.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let convs = self.convs.iter().map(|conv| (conv.name, conv.weight_shape(), conv.outputs));
-        let linears = self
-            .linears
-            .iter()
-            .map(|linear| (linear.name, vec![linear.outputs, linear.inputs], linear.outputs));
-        convs
-            .chain(linears)
-            .flat_map(|(name, weight, outputs)| {
-                [
-                    Parameter { name: format!("{name}.weight"), shape: weight },
-                    Parameter { name: format!("{name}.bias"), shape: vec![outputs] },
-                ]
+        let mut all = Vec::new();
+        let mut add = |name: &str, what: &str, shape: Vec<usize>, role| {
+            all.push(Parameter { name: format!("{name}.{what}"), shape, role });
+        };
+        for (index, conv) in self.convs.iter().enumerate() {
+            let bias = if matches!(index, 1 | 3 | 4) { Role::ConvBias } else { Role::Bias };
+            add(conv.name, "weight", conv.weight_shape(), Role::Weight);
+            add(conv.name, "bias", vec![conv.outputs], bias);
+            if let Norm::Batch(name) = conv.norm {
+                add(name, "weight", vec![conv.outputs], Role::Scale);
+                add(name, "bias", vec![conv.outputs], Role::Shift);
+            }
+        }
+        for (index, linear) in self.linears.iter().enumerate() {
+            let (weight, bias) = if index + 1 == self.linears.len() {
+                (Role::LastWeight, Role::Bias)
+            } else {
+                (Role::Weight, Role::FcBias)
+            };
+            add(linear.name, "weight", vec![linear.outputs, linear.inputs], weight);
+            add(linear.name, "bias", vec![linear.outputs], bias);
+        }
+        all
+    }
+
+    /// Number of the trunk's parameter tensors; those of the head come after them.
+    pub fn trunk_parameters(&self) -> usize {
+        self.convs.iter().map(Conv::parameters).sum()
+    }
+
+    /// Names and lengths of the running statistics of batch normalisation: mean and variance of
+    /// each place that has it, in order.
+    pub fn statistics(&self) -> Vec<(String, usize)> {
+        let norms = self.convs.iter().filter_map(|conv| match conv.norm {
+            Norm::Batch(name) => Some((name, conv.outputs)),
+            _ => None,
+        });
+        norms
+            .flat_map(|(name, channels)| {
+                ["running_mean", "running_var"].map(|what| (format!("{name}.{what}"), channels))
             })
             .collect()
     }
 
-    /// Number of values in the trunk's flat gradient: weights and biases of the convolutions.
+    /// Number of values in the trunk's flat gradient: all its parameters, then the statistics of
+    /// batch normalisation, which are summed over the batch like gradients.
     pub fn trunk_len(&self) -> usize {
-        self.convs
+        let parameters = self.parameters();
+        let gradient = parameters[..self.trunk_parameters()]
             .iter()
-            .map(|conv| conv.weight_shape().iter().product::<usize>() + conv.outputs)
-            .sum()
+            .map(|parameter| parameter.shape.iter().product::<usize>());
+        let statistics = self.statistics();
+        gradient.chain(statistics.iter().map(|(_, length)| *length)).sum()
     }
 
     /// The layer table.
@@ -249,24 +333,35 @@ impl Spec {
             let padding =
                 if conv.padding > 0 { format!(", pad {}", conv.padding) } else { String::new() };
             let k = conv.kernel;
+            let relu = if matches!(conv.norm, Norm::Batch(_)) { "" } else { ", ReLU" };
             rows.push(Row {
                 name: conv.name.to_owned(),
-                operation: format!("{k}x{k} / {}{padding}{groups}, ReLU", conv.stride),
+                operation: format!("{k}x{k} / {}{padding}{groups}{relu}", conv.stride),
                 output: vec![conv.outputs, side, side],
                 parameters: count(conv.outputs * (conv.fan_in() + 1)),
                 neurons: count(values),
                 // Per output: fan_in multiplications and additions, the bias's included, and the ReLU.
                 flop: count(values * (2 * conv.fan_in() + 1)),
             });
-            if conv.normalised {
+            let norm = match conv.norm {
+                Norm::None => None,
+                // Square, sum of five, scale and shift, power, product.
+                Norm::Response => {
+                    Some((format!("norm{number}"), "response normalisation over 5 channels", 0, 9))
+                }
+                // As in evaluation: one factor and one shift.
+                Norm::Batch(name) => {
+                    Some((name.to_owned(), "batch normalisation, ReLU", 2 * conv.outputs, 2))
+                }
+            };
+            if let Some((name, operation, parameters, flop)) = norm {
                 rows.push(Row {
-                    name: format!("norm{number}"),
-                    operation: "response normalisation over 5 channels".to_owned(),
+                    name,
+                    operation: operation.to_owned(),
                     output: vec![conv.outputs, side, side],
-                    parameters: 0,
+                    parameters: count(parameters),
                     neurons: 0,
-                    // Square, sum of five, scale and shift, power, product.
-                    flop: count(values * 9),
+                    flop: count(values * flop),
                 });
             }
             if conv.pooled {
@@ -283,10 +378,15 @@ impl Spec {
         }
         let last = self.linears.len() - 1;
         for (index, linear) in self.linears.iter().enumerate() {
-            let tail = if index == last { "softmax" } else { "ReLU, dropout" };
+            let before = if index == 0 && self.dropped[0] { "dropout, " } else { "" };
+            let tail = match self.dropped.get(index + 1) {
+                _ if index == last => "softmax",
+                Some(true) => "ReLU, dropout",
+                _ => "ReLU",
+            };
             rows.push(Row {
                 name: linear.name.to_owned(),
-                operation: format!("linear, {tail}"),
+                operation: format!("{before}linear, {tail}"),
                 output: vec![linear.outputs],
                 parameters: count(linear.outputs * (linear.inputs + 1)),
                 neurons: count(linear.outputs),
@@ -295,6 +395,46 @@ impl Spec {
         }
         rows
     }
+}
+
+/// One convolution; its input's side is filled in later.
+fn conv(
+    name: &'static str,
+    [inputs, outputs]: [usize; 2],
+    [kernel, stride, padding]: [usize; 3],
+    groups: usize,
+    norm: Norm,
+    pooled: bool,
+) -> Conv {
+    Conv { name, inputs, outputs, kernel, stride, padding, groups, side_in: 0, norm, pooled }
+}
+
+/// The convolutions of the paper (section 3.5).
+fn paper_convs(name: ModelName, groups: usize, width: impl Fn(usize) -> usize) -> Vec<Conv> {
+    let [first, second] = match name {
+        ModelName::AlexnetBn => [Norm::Batch("bn1"), Norm::Batch("bn2")],
+        _ => [Norm::Response; 2],
+    };
+    let [a, b, c] = [96, 256, 384].map(width);
+    vec![
+        conv("conv1", [3, a], [11, 4, 0], 1, first, true),
+        conv("conv2", [a, b], [5, 1, 2], groups, second, true),
+        conv("conv3", [b, c], [3, 1, 1], 1, Norm::None, false),
+        conv("conv4", [c, c], [3, 1, 1], groups, Norm::None, false),
+        conv("conv5", [c, b], [3, 1, 1], groups, Norm::None, true),
+    ]
+}
+
+/// The convolutions of torchvision's `alexnet`, by its names.
+fn owt_convs(width: impl Fn(usize) -> usize) -> Vec<Conv> {
+    let [a, b, c, d] = [64, 192, 384, 256].map(width);
+    vec![
+        conv("features.0", [3, a], [11, 4, 2], 1, Norm::None, true),
+        conv("features.3", [a, b], [5, 1, 2], 1, Norm::None, true),
+        conv("features.6", [b, c], [3, 1, 1], 1, Norm::None, false),
+        conv("features.8", [c, d], [3, 1, 1], 1, Norm::None, false),
+        conv("features.10", [d, d], [3, 1, 1], 1, Norm::None, true),
+    ]
 }
 
 #[cfg(test)]
@@ -317,8 +457,34 @@ mod tests {
     }
 
     #[test]
+    fn the_variant_of_torchvision_has_its_parameters_and_their_names() {
+        let spec = Spec::variant(ModelName::AlexnetOwt, 1, 1000, 1).unwrap();
+        assert_eq!(totals(&spec).0, 61_100_840);
+        let names: Vec<String> = spec.parameters().into_iter().map(|p| p.name).collect();
+        assert_eq!(names[0], "features.0.weight");
+        assert_eq!(names[15], "classifier.6.bias");
+        assert_eq!((spec.side(), spec.linears()[0].inputs), (224, 9216));
+        assert_eq!(spec.dropped(), [true, true, false]);
+    }
+
+    #[test]
+    fn batch_normalisation_adds_a_factor_and_a_shift_for_each_channel_where_lrn_was() {
+        let spec = Spec::variant(ModelName::AlexnetBn, 2, 1000, 1).unwrap();
+        assert_eq!(totals(&spec), (60_965_224 + 2 * (96 + 256), 659_272));
+        let names: Vec<String> = spec.parameters().into_iter().map(|p| p.name).collect();
+        assert_eq!(names[..4], ["conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias"]);
+        assert_eq!(spec.statistics()[3], ("bn2.running_var".to_owned(), 256));
+        let gradient: usize =
+            spec.parameters()[..14].iter().map(|p| p.shape.iter().product::<usize>()).sum();
+        assert_eq!((spec.trunk_parameters(), spec.trunk_len()), (14, gradient + 2 * (96 + 256)));
+    }
+
+    #[test]
     fn the_parameter_list_agrees_with_the_table() {
-        for spec in [Spec::alexnet(2, 1000).unwrap(), Spec::narrowed(2, 10, 8).unwrap()] {
+        let owt = Spec::variant(ModelName::AlexnetOwt, 1, 10, 4).unwrap();
+        let bn = Spec::variant(ModelName::AlexnetBn, 1, 10, 2).unwrap();
+        let paper = Spec::alexnet(2, 1000).unwrap();
+        for spec in [paper, Spec::narrowed(2, 10, 8).unwrap(), owt, bn] {
             let listed: usize =
                 spec.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
             assert_eq!(listed as u64, totals(&spec).0);
@@ -339,5 +505,6 @@ mod tests {
         assert!(Spec::alexnet(3, 10).is_err());
         assert!(Spec::alexnet(2, 0).is_err());
         assert!(Spec::narrowed(2, 10, 5).is_err());
+        assert!(Spec::variant(ModelName::AlexnetOwt, 2, 10, 1).is_err());
     }
 }

@@ -11,11 +11,17 @@ use super::net::shape;
 use super::{ModelError, Net, Result, host};
 
 impl Net {
-    /// Names and shapes of the state: all weights, then the momentum of each (`NAME.momentum`).
+    /// Names and shapes of the state: all weights, then the momentum of each (`NAME.momentum`), then
+    /// the running statistics of batch normalisation.
     pub fn state_specs(&self) -> Vec<(String, Vec<usize>)> {
         let parameters = self.spec.parameters();
         let momentum = parameters.iter().map(|p| (format!("{}.momentum", p.name), p.shape.clone()));
-        parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).chain(momentum).collect()
+        let weights = parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
+        let statistics = self.spec.statistics().into_iter();
+        weights
+            .chain(momentum)
+            .chain(statistics.map(|(name, length)| (name, vec![length])))
+            .collect()
     }
 
     /// Rows (along the first dimension) of one tensor of the state, as little-endian f32.
@@ -62,6 +68,10 @@ impl Net {
             bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect();
         let fresh = Tensor::f_from_slice(&values)?.f_view(view.size().as_slice())?;
         tch::no_grad(|| view.f_copy_(&fresh))?;
+        if let Some(rounded) = self.rounded.as_ref().and_then(|all| all.get(tensor)) {
+            let mut view = narrow(Some(rounded), tensor, &rows)?;
+            tch::no_grad(|| view.f_copy_(&fresh))?;
+        }
         Ok(())
     }
 
@@ -75,10 +85,13 @@ impl Net {
             let what = "the staged state belongs to another net".to_owned();
             return Err(ModelError::Spec { what });
         }
-        let own = self.weights.iter_mut().chain(&mut self.momentum);
-        let new = staged.weights.iter().chain(&staged.momentum);
-        tch::no_grad(|| own.zip(new).try_for_each(|(own, new)| own.f_copy_(new)))?;
-        Ok(())
+        let own = self.weights.iter_mut().chain(&mut self.momentum).chain(&mut self.statistics);
+        let new = staged.weights.iter().chain(&staged.momentum).chain(&staged.statistics);
+        tch::no_grad(|| -> Result<()> {
+            own.zip(new).try_for_each(|(own, new)| own.f_copy_(new).map(drop))?;
+            Ok(())
+        })?;
+        (0..self.weights.len()).try_for_each(|index| self.round(index))
     }
 
     /// The blake3 hash of all weights and momentum: one number for "the same bits".
@@ -95,7 +108,7 @@ impl Net {
     }
 
     fn state_tensor(&self, index: usize) -> Option<&Tensor> {
-        self.weights.iter().chain(&self.momentum).nth(index)
+        self.weights.iter().chain(&self.momentum).chain(&self.statistics).nth(index)
     }
 }
 

@@ -5,13 +5,13 @@
 //! ```
 //!
 //! Parts in brackets are recorded and differentiated by the tensor library; what lies between is
-//! the stage of [`super::lrn`]. The way back seeds each part with the gradient of the one after
+//! the stage of [`super::lrn`]. Without LRN there is one part. The way back seeds each part with the gradient of the one after
 //! it. Gradients are returned, never accumulated in a tensor, so that lanes can share weights.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::spec::{Conv, POOL_SIZE, POOL_STRIDE, Spec};
-use super::{Result, lrn};
+use super::spec::{Conv, Norm, POOL_SIZE, POOL_STRIDE, Spec};
+use super::{ModelError, Result, lrn};
 
 /// A recorded part of the net: leaves, and an output that depends on them.
 #[derive(Debug)]
@@ -50,11 +50,24 @@ impl Segment {
     }
 }
 
+/// Added to a variance before its root is taken, as in PyTorch.
+const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// Where batch normalisation takes mean and variance from.
+enum Statistics<'a> {
+    /// From the microbatch, which are kept: mean and variance of each place, in order.
+    Measured(Vec<Tensor>),
+    /// From the running ones, in the same order.
+    Running(&'a [Tensor]),
+}
+
 /// A forward pass that can be taken back.
 #[derive(Debug)]
 pub(super) struct Recorded {
     /// Output of the last pooling, (n, features).
     pub(super) features: Tensor,
+    /// Mean and unbiased variance of each place of batch normalisation, fp32.
+    pub(super) statistics: Vec<Tensor>,
     parts: Vec<Part>,
     /// Shape of the features before they were flattened.
     shape: Vec<i64>,
@@ -74,10 +87,13 @@ pub(super) fn record(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result
     let mut parts = Vec::new();
     let mut x = pixels.shallow_clone();
     let mut first = 0;
+    let mut rest = weights;
+    let mut statistics = Statistics::Measured(Vec::new());
     while first < spec.convs().len() {
         let run = run_length(&spec.convs()[first..]);
         let convs = &spec.convs()[first..first + run];
-        let parameters = &weights[2 * first..2 * (first + run)];
+        let (parameters, others) = rest.split_at(convs.iter().map(Conv::parameters).sum());
+        rest = others;
         let input_is_leaf = first > 0;
         let mut inputs: Vec<&Tensor> = input_is_leaf.then_some(&x).into_iter().collect();
         inputs.extend(parameters);
@@ -86,9 +102,9 @@ pub(super) fn record(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result
                 Some((input, rest)) if input_is_leaf => (input, rest),
                 _ => (&x, leaves),
             };
-            compute(convs, leaves, from)
+            compute(convs, leaves, from, &mut statistics)
         })?;
-        let (output, stage) = if convs[run - 1].normalised {
+        let (output, stage) = if convs[run - 1].norm == Norm::Response {
             let (output, saved) = lrn::forward(&segment.output())?;
             (output, Some(saved))
         } else {
@@ -99,7 +115,11 @@ pub(super) fn record(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result
         first += run;
     }
     let (features, shape) = (x.f_flatten(1, -1)?, x.size());
-    Ok(Recorded { features, parts, shape })
+    let statistics = match statistics {
+        Statistics::Measured(all) => all,
+        Statistics::Running(_) => Vec::new(),
+    };
+    Ok(Recorded { features, statistics, parts, shape })
 }
 
 impl Recorded {
@@ -122,13 +142,23 @@ impl Recorded {
     }
 }
 
-/// Forward alone: the features, (n, features).
-pub(super) fn forward(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Result<Tensor> {
+/// Forward alone: the features, (n, features). `running` are the statistics of batch
+/// normalisation.
+pub(super) fn forward(
+    spec: &Spec,
+    weights: &[Tensor],
+    running: &[Tensor],
+    pixels: &Tensor,
+) -> Result<Tensor> {
     tch::no_grad(|| {
         let mut x = pixels.shallow_clone();
-        for (conv, parameters) in spec.convs().iter().zip(weights.chunks_exact(2)) {
-            x = compute(std::slice::from_ref(conv), parameters, &x)?;
-            if conv.normalised {
+        let mut rest = weights;
+        let mut statistics = Statistics::Running(running);
+        for conv in spec.convs() {
+            let (parameters, others) = rest.split_at(conv.parameters());
+            rest = others;
+            x = compute(std::slice::from_ref(conv), parameters, &x, &mut statistics)?;
+            if conv.norm == Norm::Response {
                 x = lrn::forward(&x)?.0;
             }
         }
@@ -136,15 +166,25 @@ pub(super) fn forward(spec: &Spec, weights: &[Tensor], pixels: &Tensor) -> Resul
     })
 }
 
-/// Convolutions up to and with the first that a normalisation follows.
+/// Convolutions up to and with the first that response normalisation follows.
 fn run_length(convs: &[Conv]) -> usize {
-    convs.iter().position(|conv| conv.normalised).map_or(convs.len(), |at| at + 1)
+    let first = convs.iter().position(|conv| conv.norm == Norm::Response);
+    first.map_or(convs.len(), |at| at + 1)
 }
 
-/// Convolutions, each with its ReLU and pooling unless the stage of [`lrn`] does those.
-fn compute(convs: &[Conv], parameters: &[Tensor], input: &Tensor) -> Result<Tensor> {
+/// Convolutions, each with its batch normalisation, ReLU and pooling unless the stage of [`lrn`]
+/// does those.
+fn compute(
+    convs: &[Conv],
+    parameters: &[Tensor],
+    input: &Tensor,
+    statistics: &mut Statistics<'_>,
+) -> Result<Tensor> {
     let mut x = input.shallow_clone();
-    for (conv, parameters) in convs.iter().zip(parameters.chunks_exact(2)) {
+    let mut rest = parameters;
+    for conv in convs {
+        let (parameters, others) = rest.split_at(conv.parameters());
+        rest = others;
         let (stride, padding) = (conv.stride as i64, conv.padding as i64);
         x = x.f_conv2d(
             &parameters[0],
@@ -154,8 +194,10 @@ fn compute(convs: &[Conv], parameters: &[Tensor], input: &Tensor) -> Result<Tens
             [1, 1],
             conv.groups as i64,
         )?;
-        if conv.normalised {
-            continue;
+        match conv.norm {
+            Norm::Response => continue,
+            Norm::Batch(_) => x = statistics.normalise(&x, &parameters[2], &parameters[3])?,
+            Norm::None => {}
         }
         x = x.f_relu_()?;
         if conv.pooled {
@@ -164,4 +206,55 @@ fn compute(convs: &[Conv], parameters: &[Tensor], input: &Tensor) -> Result<Tens
         }
     }
     Ok(x)
+}
+
+impl Statistics<'_> {
+    /// Batch normalisation of (n, channels, height, width); differentiable where it measures.
+    fn normalise(&mut self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        const NONE: Option<&Tensor> = None;
+        let epsilon = BATCH_NORM_EPSILON;
+        match self {
+            Self::Measured(all) => {
+                let (y, mean, root) = x.f_native_batch_norm(
+                    Some(scale),
+                    Some(shift),
+                    NONE,
+                    NONE,
+                    true,
+                    0.0,
+                    epsilon,
+                )?;
+                // The library keeps 1 / sqrt(biased variance + epsilon); running statistics take
+                // the unbiased variance, as PyTorch's do.
+                let values = (x.numel() / x.size4()?.1 as usize) as f64;
+                let variance = root
+                    .f_detach()?
+                    .f_to_kind(Kind::Double)?
+                    .f_pow_tensor_scalar(-2)?
+                    .f_sub_scalar(epsilon)?
+                    .f_clamp_min(0.0)?
+                    .f_mul_scalar(values / (values - 1.0).max(1.0))?;
+                all.push(mean.f_detach()?.f_to_kind(Kind::Float)?);
+                all.push(variance.f_to_kind(Kind::Float)?);
+                Ok(y)
+            }
+            Self::Running(all) => {
+                let [mean, variance, rest @ ..] = *all else {
+                    let what = "running statistics of batch normalisation";
+                    return Err(ModelError::Size { what, expected: 2, actual: all.len() });
+                };
+                *all = rest;
+                let (y, _, _) = x.f_native_batch_norm(
+                    Some(scale),
+                    Some(shift),
+                    Some(mean),
+                    Some(variance),
+                    false,
+                    0.0,
+                    epsilon,
+                )?;
+                Ok(y)
+            }
+        }
+    }
 }

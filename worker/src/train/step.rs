@@ -90,8 +90,7 @@ impl Trainer {
             return Ok(Stepped::NonFinite { what: non_finite(self.position, loss, lr) });
         }
         self.meet(Moment::Update)?;
-        let train = &self.config.train;
-        let hyper = Hyper { lr, momentum: train.momentum, weight_decay: train.weight_decay };
+        let hyper = Hyper::of(&self.config.train, lr);
         self.net.commit(&reduced, hyper, self.lanes.len() as u32)?;
         times.update = watch.lap();
         times.total = watch.total();

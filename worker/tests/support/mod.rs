@@ -199,8 +199,10 @@ impl Cluster {
         fault: Option<Fault>,
     ) -> Lived {
         let spec = Spec::of(&self.config.model, self.classes).unwrap();
-        let mut net =
-            Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU).unwrap();
+        let mut net = Net::initialised(spec, &self.config.model, self.config.run.seed, Device::CPU)
+            .unwrap()
+            .with_precision(self.config.numerics.precision)
+            .unwrap();
         let layout = Arc::new(state::layout(&net));
         let catalogue = Arc::new(Checkpoints::new(self.store.clone()));
         let shared = match from {

@@ -43,6 +43,26 @@ fn training_begins_when_all_workers_have_joined_and_are_ready() {
 }
 
 #[test]
+fn bf16_is_suggested_once_to_a_new_run_whose_workers_all_have_units_for_it() {
+    let suggestions = |plan: Plan, units: [bool; 2]| {
+        let mut job = Job::new(plan);
+        let mut seen = 0;
+        for (number, bf16_units) in units.into_iter().enumerate() {
+            let hello = Hello { bf16_units, ..hello(["a", "b"][number]) };
+            job.on(Event::Joined { connection: id(number as u64), hello });
+            let said = |it: &&Effect| matches!(it, Effect::Log(Note::Bf16Possible));
+            seen += job.effects.iter().filter(said).count();
+        }
+        seen
+    };
+    assert_eq!(suggestions(plan(2), [true, true]), 1);
+    assert_eq!(suggestions(plan(2), [true, false]), 0);
+    assert_eq!(suggestions(Plan { fp32: false, ..plan(2) }, [true, true]), 0);
+    let start = Start { checkpoint: Some(kept(at(1, 2))), ..Start::default() };
+    assert_eq!(suggestions(Plan { start, ..plan(2) }, [true, true]), 0);
+}
+
+#[test]
 fn a_resumed_job_assigns_the_checkpoint_and_its_position() {
     let mut plan = plan(1);
     plan.start = Start {

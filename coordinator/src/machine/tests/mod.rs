@@ -39,6 +39,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         evaluate_every_epochs: 1,
         log_every_steps: 5,
         deadlines: Deadlines::new(seconds(60), seconds(30), seconds(3), seconds(10)),
+        fp32: true,
     }
 }
 
@@ -53,6 +54,7 @@ pub(super) fn hello(name: &str) -> Hello {
         pid: 7,
         expect_config: None,
         cores: Some(4),
+        bf16_units: false,
     }
 }
 

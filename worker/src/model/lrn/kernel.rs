@@ -58,6 +58,47 @@ impl Plane {
 
 type Lanes = [f32; LANES];
 
+/// A number as it lies in memory; the kernel computes in f32.
+pub trait Element: Copy {
+    /// The exact value.
+    fn load(self) -> f32;
+    /// The nearest number, to even where two are.
+    fn store(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn store(value: f32) -> Self {
+        value
+    }
+}
+
+/// A bfloat16: the upper half of an f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+impl Element for Bf16 {
+    #[inline(always)]
+    fn load(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+
+    #[inline(always)]
+    fn store(value: f32) -> Self {
+        let bits = value.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        // Rounding must not make an infinity of what is no number.
+        let quiet = (bits >> 16) | 0x40;
+        Self((if value.is_nan() { quiet } else { nearest }) as u16)
+    }
+}
+
 /// Working memory, reused from sample to sample.
 #[derive(Debug)]
 pub struct Scratch {
@@ -84,7 +125,7 @@ impl Scratch {
     }
 
     /// Loads one chunk and computes `a`, and `d` in place of the scale.
-    fn load(&mut self, plane: Plane, x: &[f32], start: usize, width: usize) {
+    fn load<T: Element>(&mut self, plane: Plane, x: &[T], start: usize, width: usize) {
         let area = plane.side * plane.side;
         for channel in 0..plane.channels {
             let from = &x[channel * area + start..][..width];
@@ -93,7 +134,7 @@ impl Scratch {
             if width < LANES {
                 *active = [0.0; LANES];
             }
-            active[..width].copy_from_slice(from);
+            active.iter_mut().zip(from).for_each(|(active, value)| *active = value.load());
             for lane in 0..LANES {
                 let value = active[lane];
                 // Written so that a value that is no number stays one.
@@ -128,10 +169,10 @@ fn power(d: f32) -> f32 {
 
 /// One sample forward: `x` has [`Plane::len`] values; `output` and `winners` (the place within
 /// its window, row by row) have [`Plane::pooled_len`].
-pub fn forward(
+pub fn forward<T: Element>(
     plane: Plane,
-    x: &[f32],
-    output: &mut [f32],
+    x: &[T],
+    output: &mut [T],
     winners: &mut [u8],
     scratch: &mut Scratch,
 ) {
@@ -152,12 +193,12 @@ pub fn forward(
 }
 
 /// One sample backward: the gradient at `x` from the gradient after pooling.
-pub fn backward(
+pub fn backward<T: Element>(
     plane: Plane,
-    x: &[f32],
-    gradient: &[f32],
+    x: &[T],
+    gradient: &[T],
     winners: &[u8],
-    output: &mut [f32],
+    output: &mut [T],
     scratch: &mut Scratch,
 ) {
     unpool(plane, gradient, winners, &mut scratch.map);
@@ -184,7 +225,8 @@ pub fn backward(
                 let value = straight[lane] - 2.0 * ALPHA * BETA * active[lane] * sum[lane];
                 dx[lane] = if active[lane] <= 0.0 { 0.0 } else { value };
             }
-            output[channel * area + start..][..width].copy_from_slice(&dx[..width]);
+            let output = &mut output[channel * area + start..][..width];
+            output.iter_mut().zip(dx).for_each(|(output, dx)| *output = T::store(dx));
         }
     }
 }
@@ -194,7 +236,7 @@ pub fn backward(
 /// Values are not negative after the ReLU, so their bits order them as whole numbers, and what is
 /// no number comes above all. That leaves no branch, where one would be guessed wrong half the
 /// time.
-fn pool(plane: Plane, map: &[f32], output: &mut [f32], winners: &mut [u8]) {
+fn pool<T: Element>(plane: Plane, map: &[f32], output: &mut [T], winners: &mut [u8]) {
     let (side, pooled) = (plane.side, plane.pooled_side());
     let each = output.chunks_exact_mut(pooled).zip(winners.chunks_exact_mut(pooled)).enumerate();
     for (line, (output, winners)) in each {
@@ -211,13 +253,13 @@ fn pool(plane: Plane, map: &[f32], output: &mut [f32], winners: &mut [u8]) {
             for (at, &bits) in bits.iter().enumerate().rev() {
                 place = if bits == best { at as u8 } else { place };
             }
-            (*output, *winner) = (f32::from_bits(best), place);
+            (*output, *winner) = (T::store(f32::from_bits(best)), place);
         }
     }
 }
 
 /// Adds each gradient to the place that won its window.
-fn unpool(plane: Plane, gradient: &[f32], winners: &[u8], map: &mut [f32]) {
+fn unpool<T: Element>(plane: Plane, gradient: &[T], winners: &[u8], map: &mut [f32]) {
     let (side, pooled) = (plane.side, plane.pooled_side());
     map.fill(0.0);
     let lines = gradient.chunks_exact(pooled).zip(winners.chunks_exact(pooled)).enumerate();
@@ -226,7 +268,7 @@ fn unpool(plane: Plane, gradient: &[f32], winners: &[u8], map: &mut [f32]) {
         let top = (channel * side + y * POOL_STRIDE) * side;
         for (x, (&gradient, &winner)) in gradient.iter().zip(winners).enumerate() {
             let (row, column) = (usize::from(winner) / POOL_SIZE, usize::from(winner) % POOL_SIZE);
-            map[top + row * side + x * POOL_STRIDE + column] += gradient;
+            map[top + row * side + x * POOL_STRIDE + column] += gradient.load();
         }
     }
 }
@@ -297,9 +339,52 @@ mod tests {
     }
 
     #[test]
+    fn bfloat16_rounds_to_the_nearest_and_keeps_what_is_no_number() {
+        let cases = [
+            (1.0, 0x3f80),
+            (-2.5, 0xc020),
+            // Half-way between two: to the even one, downwards and upwards.
+            (f32::from_bits(0x3f80_8000), 0x3f80),
+            (f32::from_bits(0x3f81_8000), 0x3f82),
+            (1.004, 0x3f81),
+            (f32::MAX, 0x7f80),
+            (f32::INFINITY, 0x7f80),
+        ];
+        for (value, bits) in cases {
+            assert_eq!(Bf16::store(value), Bf16(bits), "{value}");
+        }
+        assert!(Bf16::store(f32::from_bits(0x7f80_0001)).load().is_nan());
+        assert_eq!(Bf16(0xc020).load(), -2.5);
+    }
+
+    #[test]
+    fn bfloat16_is_the_same_stage_up_to_its_rounding() {
+        let plane = Plane { channels: 7, side: 11 };
+        let mut random = Random::new(9, Stream::Weights, 0, 1, 0);
+        let (mut x, mut seed) = (vec![0.0; plane.len()], vec![0.0; plane.pooled_len()]);
+        random.fill_normal(&mut x, 60.0);
+        random.fill_normal(&mut seed, 1.0);
+        let round = |values: &[f32]| values.iter().map(|&v| Bf16::store(v)).collect::<Vec<_>>();
+        let widen = |values: &[Bf16]| values.iter().map(|v| v.load()).collect::<Vec<_>>();
+        let (x16, seed16) = (round(&x), round(&seed));
+        (x, seed) = (widen(&x16), widen(&seed16));
+        let (mut output, mut dx) = (seed.clone(), x.clone());
+        let (mut output16, mut dx16) = (seed16.clone(), x16.clone());
+        let (mut winners, mut winners16) = (vec![0; seed.len()], vec![0; seed.len()]);
+        let mut scratch = Scratch::new(plane);
+        forward(plane, &x, &mut output, &mut winners, &mut scratch);
+        forward(plane, &x16, &mut output16, &mut winners16, &mut scratch);
+        assert_eq!(winners, winners16);
+        assert_eq!(output16, round(&output));
+        backward(plane, &x, &seed, &winners, &mut dx, &mut scratch);
+        backward(plane, &x16, &seed16, &winners16, &mut dx16, &mut scratch);
+        assert_eq!(dx16, round(&dx));
+    }
+
+    #[test]
     fn what_is_no_number_is_passed_on() {
         let plane = Plane { channels: 3, side: 5 };
-        let mut x = vec![1.0; plane.len()];
+        let mut x = vec![1.0f32; plane.len()];
         x[6] = f32::NAN;
         let mut output = vec![0.0; plane.pooled_len()];
         let mut winners = vec![0; output.len()];

@@ -56,13 +56,28 @@ pub(super) fn backward(saved: Saved, gradient: &Tensor) -> Result<Tensor> {
 }
 
 fn forward_host(input: &Tensor) -> Result<(Tensor, Saved)> {
+    match input.f_kind()? {
+        Kind::BFloat16 => forward_numbers::<kernel::Bf16>(input),
+        _ => forward_numbers::<f32>(input),
+    }
+}
+
+fn backward_host(input: &Tensor, winners: &[u8], gradient: &Tensor) -> Result<Tensor> {
+    match input.f_kind()? {
+        Kind::BFloat16 => backward_numbers::<kernel::Bf16>(input, winners, gradient),
+        _ => backward_numbers::<f32>(input, winners, gradient),
+    }
+}
+
+fn forward_numbers<T: host::Number + kernel::Element>(input: &Tensor) -> Result<(Tensor, Saved)> {
     let input = input.f_contiguous()?;
     let (n, plane) = plane_of(&input)?;
     let side = plane.pooled_side() as i64;
     let mut output =
-        Tensor::f_empty([n, plane.channels as i64, side, side], (Kind::Float, Device::Cpu))?;
+        Tensor::f_empty([n, plane.channels as i64, side, side], (T::KIND, Device::Cpu))?;
     let mut winners = vec![0u8; output.numel()];
-    let (Some(from), Some(to)) = (host::values(&input), host::values_mut(&mut output)) else {
+    let (Some(from), Some(to)) = (host::values::<T>(&input), host::values_mut::<T>(&mut output))
+    else {
         return Err(not_plain(&input));
     };
     let mut scratch = kernel::Scratch::new(plane);
@@ -73,13 +88,19 @@ fn forward_host(input: &Tensor) -> Result<(Tensor, Saved)> {
     Ok((output, Saved::Host { input, winners }))
 }
 
-fn backward_host(input: &Tensor, winners: &[u8], gradient: &Tensor) -> Result<Tensor> {
+fn backward_numbers<T: host::Number + kernel::Element>(
+    input: &Tensor,
+    winners: &[u8],
+    gradient: &Tensor,
+) -> Result<Tensor> {
     let gradient = gradient.f_contiguous()?;
     let (_, plane) = plane_of(input)?;
-    let mut output = Tensor::f_empty(input.size(), (Kind::Float, Device::Cpu))?;
-    let (Some(from), Some(seed), Some(to)) =
-        (host::values(input), host::values(&gradient), host::values_mut(&mut output))
-    else {
+    let mut output = Tensor::f_empty(input.size(), (T::KIND, Device::Cpu))?;
+    let (Some(from), Some(seed), Some(to)) = (
+        host::values::<T>(input),
+        host::values::<T>(&gradient),
+        host::values_mut::<T>(&mut output),
+    ) else {
         return Err(not_plain(input));
     };
     let mut scratch = kernel::Scratch::new(plane);
@@ -99,7 +120,7 @@ fn plane_of(input: &Tensor) -> Result<(i64, kernel::Plane)> {
 
 fn not_plain(tensor: &Tensor) -> ModelError {
     ModelError::Size {
-        what: "a contiguous f32 tensor in host memory",
+        what: "a contiguous tensor of one kind in host memory",
         expected: tensor.numel(),
         actual: 0,
     }
@@ -118,7 +139,7 @@ fn forward_graph(input: &Tensor) -> Result<(Tensor, Saved)> {
 pub(super) fn normalise(x: &Tensor) -> Result<Tensor> {
     let channels = x.size4()?.1;
     let reach = (WINDOW / 2) as i64;
-    let band = Tensor::f_ones([channels, channels], (Kind::Float, x.device()))?
+    let band = Tensor::f_ones([channels, channels], (x.f_kind()?, x.device()))?
         .f_tril(reach)?
         .f_triu(-reach)?
         .f_view([channels, channels, 1, 1])?;
