@@ -89,6 +89,12 @@ pub enum CheckpointError {
         /// Of the newest one.
         reason: String,
     },
+    /// Another coordinator wrote that number of the override log.
+    #[error("{url} was written by another coordinator")]
+    Taken {
+        /// The order.
+        url: String,
+    },
     /// The run record of the checkpoint cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -146,7 +152,7 @@ impl Explain for CheckpointError {
                 "model and number of classes must be those of the run that wrote it".to_owned()
             }
             Self::NoneGood { reason, .. } => format!("the newest: {reason}"),
-            Self::Exists { .. } | Self::Superseded { .. } => return None,
+            Self::Exists { .. } | Self::Superseded { .. } | Self::Taken { .. } => return None,
         })
     }
 
