@@ -88,7 +88,9 @@ impl Seen {
                     "a job succeeds only if every rank completed",
                 )
             }
-            Effect::Prune | Effect::Log(_) => Ok(()),
+            Effect::Prune | Effect::LogDrop { .. } | Effect::RecordDrop { .. } | Effect::Log(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -119,6 +121,9 @@ impl Seen {
             }
             Order::StopAfterStep { .. } => {
                 check(self.assigned.contains_key(&to), "only who trains is told to stop")
+            }
+            Order::Drop(_) => {
+                check(self.assigned.contains_key(&to), "only who trains is told to drop the rate")
             }
             Order::Shutdown { .. } => {
                 self.dismissed.insert(to);

@@ -20,6 +20,8 @@ pub(super) struct Member {
     pub(super) position: Option<Position>,
     /// As its last heartbeat says.
     pub(super) phase: String,
+    /// The newest order of the override log that it says to know.
+    pub(super) newest_drop: u32,
 }
 
 impl Member {
@@ -37,8 +39,9 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn add(&mut self, connection: ConnectionId, hello: Hello, now: Duration) {
         let phase = "idle".to_owned();
-        self.all
-            .insert(connection, Member { hello, heard: now, spoke: false, position: None, phase });
+        let member =
+            Member { hello, heard: now, spoke: false, position: None, phase, newest_drop: 0 };
+        self.all.insert(connection, member);
     }
 
     pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use convoy_common::ids::{Lineage, Position, Term};
+use convoy_common::schedule::ManualDrop;
 
 use super::event::Kept;
 
@@ -44,7 +45,7 @@ pub struct Plan {
 }
 
 /// The state that training goes on from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Start {
     /// Before which step it is.
     pub position: Position,
@@ -52,6 +53,8 @@ pub struct Start {
     pub checkpoint: Option<Kept>,
     /// Digest of that checkpoint's state.
     pub state_digest: Option<String>,
+    /// The override log. What took effect up to `position` is in the state.
+    pub drops: Vec<ManualDrop>,
 }
 
 /// How long things may take. Every phase has one of these.

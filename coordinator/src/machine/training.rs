@@ -44,6 +44,14 @@ impl Machine {
             Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
             Report::Step(step) => self.stepped(step, effects),
             Report::Evaluated(evaluation) => self.evaluated(evaluation, effects),
+            Report::DropKnown { number } => {
+                if let Some(member) = self.members.get_mut(connection) {
+                    member.newest_drop = member.newest_drop.max(number);
+                }
+            }
+            Report::DropApplied { number, position } => {
+                self.drop_applied(number, position, effects);
+            }
             Report::PartUploaded { part, shared, took, .. } => {
                 self.collect(now, rank, *part, shared, took, effects);
             }
@@ -68,7 +76,8 @@ impl Machine {
             Report::Ready { .. } => matches!(self.phase, Phase::Preparing { .. }),
             // Steps and evaluations are the same on every rank; the lowest one tells them.
             Report::Step(step) => runs && rank.0 == 0 && step.position > self.position,
-            Report::Evaluated(_) => runs && rank.0 == 0,
+            Report::Evaluated(_) | Report::DropApplied { .. } => runs && rank.0 == 0,
+            Report::DropKnown { .. } => true,
             // The last part of a checkpoint may come when a worker is lost already.
             Report::PartUploaded { position, shared, .. } => {
                 (runs || falters) && shared.position == *position
@@ -200,6 +209,8 @@ impl Report {
             Self::Ready { .. } => "ready",
             Self::Step(_) => "step",
             Self::Evaluated(_) => "evaluation",
+            Self::DropKnown { .. } => "drop known",
+            Self::DropApplied { .. } => "drop applied",
             Self::PartUploaded { .. } => "part uploaded",
             Self::PartFailed { .. } => "part failed",
             Self::Failed(_) => "generation failed",

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::boundary::{Snapshot, Timetable};
+use super::boundary::{Agreed, Snapshot, Timetable};
 use super::control::{Control, Phase};
 use super::head_plan::HeadPlan;
 use super::lanes::Lanes;
@@ -154,6 +154,8 @@ impl Trainer {
             self.control.reached(self.position);
             self.tell_step(lr, &committed);
 
+            self.drop_by_hand(committed.agreed);
+
             let mut due = self.timetable.due(self.position, committed.agreed);
             if due.evaluate && self.evaluate_and_observe()? {
                 (due.end, due.checkpoint) = (Some(Cause::Completed), Snapshot::Final);
@@ -202,6 +204,19 @@ impl Trainer {
                 learning_rate: lr,
                 times: *times,
             }));
+        }
+    }
+
+    /// Lets those orders of the override log take effect that all ranks know.
+    fn drop_by_hand(&mut self, agreed: Agreed) {
+        for drop in self.schedule.due(&self.control.drops(), agreed.newest_drop, self.position) {
+            self.schedule = self.rate.drop_by_hand(&self.schedule, drop);
+            let lr = self.rate.rate(&self.schedule, self.position);
+            let (number, Position { epoch, step }) = (drop.number, drop.at);
+            info!(number, epoch, step, lr, "a drop by hand takes effect");
+            if self.rank.0 == 0 {
+                self.tell(Report::DropApplied { number, position: self.position });
+            }
         }
     }
 

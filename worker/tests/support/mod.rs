@@ -9,7 +9,7 @@ use convoy_common::config::{RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
-use convoy_common::schedule::ScheduleState;
+use convoy_common::schedule::{ManualDrop, ScheduleState};
 use convoy_common::store::Store;
 use convoy_worker::data::{InMemory, Settings};
 use convoy_worker::model::{Device, Net, Spec};
@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     store: Store,
     _folder: TempDir,
     generations: u32,
+    /// The override log, which all ranks know from the start.
+    pub(crate) drops: Vec<ManualDrop>,
 }
 
 /// What one rank went through.
@@ -45,11 +47,12 @@ pub(crate) struct Lived {
     pub(crate) digest: String,
     pub(crate) steps: Vec<StepReport>,
     pub(crate) evaluations: Vec<EvaluationReport>,
+    pub(crate) drops: Vec<(u32, Position)>,
     pub(crate) parts: Vec<(SharedState, PartEntry)>,
 }
 
 /// What happens to the ranks besides training.
-pub(crate) type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
+pub(crate) type Disturbance = fn(rank: u32, control: &Arc<Control>, ring: &Ring);
 
 impl Cluster {
     /// A cluster whose config is that of the tests plus `extra` lines of `key=value`.
@@ -86,7 +89,15 @@ impl Cluster {
             .config;
         let store = Store::open(&config.run.url).unwrap();
         let runtime = Runtime::new().unwrap();
-        Self { config, runtime, source: Arc::new(draw()), store, _folder: folder, generations: 0 }
+        Self {
+            config,
+            runtime,
+            source: Arc::new(draw()),
+            store,
+            _folder: folder,
+            generations: 0,
+            drops: Vec::new(),
+        }
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
@@ -168,6 +179,7 @@ impl Cluster {
         let uploader =
             Uploader::new(catalogue, Arc::clone(&layout), place, reports.clone(), handle.clone());
         let control = Arc::new(Control::default());
+        self.drops.iter().for_each(|drop| control.learn(*drop));
         disturb(rank, &control, &ring);
         let mut trainer = Trainer::new(Parts {
             config: self.config.clone(),
@@ -194,12 +206,14 @@ impl Cluster {
             digest: state::digest(trainer.net(), &layout).unwrap(),
             steps: Vec::new(),
             evaluations: Vec::new(),
+            drops: Vec::new(),
             parts: Vec::new(),
         };
         drop(trainer);
         while let Some(report) = inbox.blocking_recv() {
             match report {
                 Report::Step(it) => lived.steps.push(it),
+                Report::DropApplied { number, position } => lived.drops.push((number, position)),
                 Report::Evaluation(it) => lived.evaluations.push(it),
                 Report::PartUploaded { part, shared, .. } => lived.parts.push((shared, part)),
                 Report::PartFailed { error, .. } => panic!("a part was not stored: {error}"),
@@ -239,7 +253,7 @@ impl Cluster {
 }
 
 /// Nothing happens.
-pub(crate) fn calm(_: u32, _: &Control, _: &Ring) {}
+pub(crate) fn calm(_: u32, _: &Arc<Control>, _: &Ring) {}
 
 fn at_the_start() -> SharedState {
     SharedState {

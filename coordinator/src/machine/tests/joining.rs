@@ -46,6 +46,7 @@ fn training_begins_when_all_workers_have_joined_and_are_ready() {
 fn a_resumed_job_assigns_the_checkpoint_and_its_position() {
     let mut plan = plan(1);
     plan.start = Start {
+        drops: Vec::new(),
         position: at(1, 2),
         checkpoint: Some(kept(at(1, 2))),
         state_digest: Some("d7".to_owned()),

@@ -1,5 +1,6 @@
 //! A job in a test's hand: events go in with a time of the test's own, effects are looked at.
 
+mod drops;
 mod ends;
 mod joining;
 mod losses;
