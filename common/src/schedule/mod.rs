@@ -124,6 +124,16 @@ impl LearningRate {
         state.manual.iter().fold(rate, |rate, drop| rate / drop.divide_by)
     }
 
+    /// The first step of the run from which on the rate stays the same unless something happens.
+    ///
+    /// Before it, a step's rate that differs from the last one's is no news.
+    pub fn moves_until(&self) -> u64 {
+        match self.curve {
+            Curve::Constant { .. } | Curve::Steps { .. } => self.warmup.steps,
+            Curve::Polynomial { .. } | Curve::Cosine { .. } => u64::MAX,
+        }
+    }
+
     /// The state after an evaluation that found `errors` top-1 errors on the validation split.
     ///
     /// The new state holds from the first step after that evaluation. Without a plateau rule the

@@ -17,7 +17,7 @@ use convoy_common::failure::Explain;
 use convoy_common::ids::Term;
 use convoy_common::run_record::{self, Opening, RecordError, RunRecord};
 use convoy_common::sampling::Sampler;
-use convoy_common::schedule::ManualDrop;
+use convoy_common::schedule::{LearningRate, ManualDrop};
 use convoy_common::store::{Store, StoreError};
 use convoy_common::{PROTOCOL, VERSION, exit};
 use tracing::{info, warn};
@@ -358,6 +358,7 @@ impl Run {
             config.train.batch,
             config.numerics.microbatch,
         );
+        let rate = LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch());
         let cluster = &config.cluster;
         Plan {
             run: config.run.name.clone(),
@@ -374,6 +375,7 @@ impl Run {
             training_images: images.train,
             validation_images: images.validation,
             evaluate_every_epochs: config.evaluation.every_epochs,
+            rate_moves_until: rate.moves_until(),
             log_every_steps: config.log.every_steps,
             deadlines: Deadlines::new(
                 cluster.join_timeout,

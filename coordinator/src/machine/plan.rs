@@ -38,6 +38,8 @@ pub struct Plan {
     pub validation_images: u64,
     /// The validation split is evaluated after so many epochs; 0: never.
     pub evaluate_every_epochs: u32,
+    /// Before this step of the run the rate is another one in each step, by plan.
+    pub rate_moves_until: u64,
     /// Steps between two progress lines.
     pub log_every_steps: u32,
     /// How long things may take.

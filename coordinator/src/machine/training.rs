@@ -106,7 +106,10 @@ impl Machine {
     }
 
     fn rate(&mut self, position: Position, to: f64, effects: &mut Vec<Effect>) {
-        if let Some(from) = self.pace.rate_changed(to) {
+        let by_plan = self.plan.global_step(position) < self.plan.rate_moves_until;
+        if let Some(from) = self.pace.rate_changed(to)
+            && !by_plan
+        {
             effects.push(Effect::Log(Note::RateChanged { position, from, to }));
         }
     }
