@@ -157,7 +157,10 @@ fn a_run_with_a_drop_by_hand_stopped_and_gone_on_with_is_replayed_bit_for_bit() 
     assert_eq!(status["drops"][0]["stage"], "effective");
 
     let stopped = json(&["stop", &run, "--json"]);
-    assert!(stopped["phase"] == "stopped" && stopped["last_checkpoint"].is_string(), "{stopped}");
+    // The coordinator may leave before it is asked once more.
+    let phase = stopped["phase"].as_str().unwrap();
+    assert!(["stopped", "ended"].contains(&phase), "{stopped}");
+    assert!(stopped["last_checkpoint"].is_string(), "{stopped}");
     job.ends_with(exit::STOPPED);
     let (step, _) = place.state("run");
     assert!(step > effective);

@@ -4,16 +4,20 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use convoy_common::checkpoint::Checkpoints;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::pb;
+use convoy_common::store::Store;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::job::{self, Job, JobError};
 
 /// Between two looks at the job.
 const LOOK: Duration = Duration::from_millis(200);
+/// For the run's store to name its newest checkpoint.
+const STORE: Duration = Duration::from_secs(30);
 
 /// Ends a running job at its next step boundary, with a checkpoint
 ///
@@ -66,6 +70,21 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is known of a job whose coordinator left between two looks: its run's store tells whether
+/// there is a checkpoint.
+async fn left(mut last: pb::StatusReply) -> pb::StatusReply {
+    let newest = async {
+        let store = Store::open(&last.url).ok()?;
+        let listing = Checkpoints::new(store).list().await.ok()?;
+        listing.checkpoints.into_iter().next()
+    };
+    if let Ok(Some(newest)) = timeout(STORE, newest).await {
+        last.last_checkpoint = newest.path;
+    }
+    last.phase = "ended".to_owned();
+    last
+}
+
 /// The last that the job said of itself.
 async fn stop(args: &Args) -> Result<pb::StatusReply, Failure> {
     let until = Instant::now() + args.timeout;
@@ -81,8 +100,7 @@ async fn stop(args: &Args) -> Result<pb::StatusReply, Failure> {
         sleep(LOOK).await;
         match job.status().await {
             Ok(status) => last = status,
-            // Gone: what it said last was its last word.
-            Err(JobError::NoAnswer { .. }) => return Ok(last),
+            Err(JobError::NoAnswer { .. }) => return Ok(left(last).await),
             Err(error) => return Err(error.into()),
         }
         if is_over(&last) {
