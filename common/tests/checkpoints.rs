@@ -16,6 +16,7 @@ use convoy_common::checkpoint::{
 };
 use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, Opening};
+use convoy_common::schedule::ManualDrop;
 use convoy_common::store::{Settings, Store};
 use support::{S3, config, dataset, folder};
 
@@ -484,4 +485,35 @@ async fn speed_of_a_part() {
         .await
         .unwrap();
     say("load", start);
+}
+
+#[tokio::test]
+async fn the_override_log_keeps_orders_and_where_they_took_effect_and_nothing_twice() {
+    let (_folder, store) = folder();
+    let checkpoints = Checkpoints::new(store);
+    let term = Term(1);
+    assert!(matches!(checkpoints.claim_next("a:1").await.unwrap(), Claim::Won(_)));
+    let order = |number| ManualDrop { number, divide_by: 10.0, at: None };
+    let lineage = Lineage(1);
+    assert_eq!(checkpoints.overrides(lineage).await.unwrap(), []);
+    for number in [1, 2] {
+        checkpoints.log_drop(lineage, term, order(number), "it stalls").await.unwrap();
+    }
+    let again = checkpoints.log_drop(lineage, term, order(2), "it stalls").await.unwrap_err();
+    assert!(matches!(again, CheckpointError::Taken { .. }), "{again}");
+    let at = Position { epoch: 1, step: 2 };
+    assert_eq!(checkpoints.record_effect(lineage, 1, at).await.unwrap(), at);
+    let other = Position { epoch: 9, step: 9 };
+    assert_eq!(checkpoints.record_effect(lineage, 1, other).await.unwrap(), at);
+
+    let log = checkpoints.overrides(lineage).await.unwrap();
+    let orders: Vec<ManualDrop> = log.iter().map(|it| it.order()).collect();
+    assert_eq!(orders, [ManualDrop { at: Some(at), ..order(1) }, order(2)]);
+    assert_eq!(log[0].record.reason, "it stalls");
+    checkpoints.copy_overrides(Lineage(2), &log).await.unwrap();
+    assert_eq!(checkpoints.overrides(Lineage(2)).await.unwrap(), log);
+
+    assert!(matches!(checkpoints.claim_next("b:1").await.unwrap(), Claim::Won(_)));
+    let late = checkpoints.log_drop(lineage, term, order(3), "").await.unwrap_err();
+    assert!(matches!(late, CheckpointError::Superseded { own: 1, newest: 2 }), "{late}");
 }

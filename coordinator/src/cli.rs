@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
-use crate::commands::{check, checkpoints, launch, prepare, serve, synthesize};
+use crate::commands::{check, checkpoints, launch, lr, prepare, serve, status, stop, synthesize};
 
 /// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ enum Command {
     Synthesize(synthesize::Args),
     Check(check::Args),
     Checkpoints(checkpoints::Args),
+    Status(status::Args),
+    Stop(stop::Args),
+    Lr(lr::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -34,6 +37,9 @@ pub fn main() -> ExitCode {
         Command::Synthesize(args) => synthesize::run(args),
         Command::Check(args) => check::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Stop(args) => stop::run(args),
+        Command::Lr(args) => lr::run(args),
     };
     outcome.unwrap_or_else(|failure: Failure| {
         #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]

@@ -9,7 +9,8 @@ use convoy_common::checkpoint::Search;
 use convoy_common::exit;
 use convoy_common::ids::{Lineage, Position};
 use convoy_common::pb::{self, FinishCause};
-use convoy_coordinator::ledger::Origin;
+use convoy_common::schedule::AppliedDrop;
+use convoy_coordinator::ledger::{self, Origin};
 use convoy_coordinator::machine::Ending;
 use pb::coordinator_message::Kind as Out;
 use support::{Place, SOON, Server, Worker, hello, layout, training};
@@ -315,4 +316,164 @@ async fn a_worker_of_another_kind_is_refused_now_and_when_the_run_goes_on() {
             order => panic!("{order:?}"),
         }
     }
+}
+
+/// Asks for a drop of the rate and waits for the answer at most that long.
+async fn drop_rate(
+    server: &Server,
+    patience_seconds: f64,
+) -> Result<pb::DropRateReply, tonic::Status> {
+    let request =
+        pb::DropRateRequest { divide_by: 10.0, reason: "it stalls".to_owned(), patience_seconds };
+    server.client().await.drop_rate(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn a_drop_of_the_rate_is_logged_told_and_answered_with_the_step_of_its_effect() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    let asked = drop_rate(&server, 30.0);
+    let obeyed = async {
+        for worker in [&mut a, &mut b] {
+            let directive = worker.directive().await;
+            assert_eq!((directive.number, directive.divide_by, directive.at), (1, 10.0, None));
+            let logged = place.checkpoints().overrides(Lineage(1)).await.unwrap();
+            assert_eq!(logged[0].record.reason, "it stalls");
+            worker.knows(1).await;
+        }
+        a.dropped(1, at(0, 2)).await;
+    };
+    let (reply, ()) = tokio::join!(asked, obeyed);
+    let drop = reply.unwrap().drop.unwrap();
+    assert_eq!((drop.number, drop.stage.as_str()), (1, "effective"));
+    assert_eq!(drop.position, Some(at(0, 2).into()));
+    let log = place.checkpoints().overrides(Lineage(1)).await.unwrap();
+    assert_eq!(log[0].at, Some(at(0, 2)));
+}
+
+#[tokio::test]
+async fn a_drop_that_a_worker_does_not_take_names_it_when_the_deadline_passes() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, _b) = training(&server.address, "start").await;
+    let asked = drop_rate(&server, 2.0);
+    let obeyed = async {
+        a.directive().await;
+        a.knows(1).await;
+    };
+    let (reply, ()) = tokio::join!(asked, obeyed);
+    let drop = reply.unwrap().drop.unwrap();
+    assert_eq!((drop.stage.as_str(), drop.position), ("waiting", None));
+    assert_eq!(drop.waiting_for, ["b"]);
+}
+
+#[tokio::test]
+async fn a_drop_that_is_none_or_comes_too_late_is_refused() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, _b) = training(&server.address, "start").await;
+    for divide_by in [1.0, -2.0, f64::NAN, f64::INFINITY] {
+        let request = pb::DropRateRequest { divide_by, ..Default::default() };
+        let status = server.client().await.drop_rate(request).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{divide_by}");
+    }
+    server.client().await.stop(pb::StopRequest::default()).await.unwrap();
+    assert!(matches!(a.order().await, Some(Out::StopAfterStep(_))));
+    let status = drop_rate(&server, 5.0).await.unwrap_err();
+    assert_eq!(status.message(), "the job is ending");
+    assert!(place.checkpoints().overrides(Lineage(1)).await.unwrap().is_empty());
+}
+
+/// A job of one worker that ends at `end` with a checkpoint there; `drop` is one by hand before.
+async fn short(
+    place: &Place,
+    origin: Origin,
+    digest: &str,
+    end: Position,
+    drop: Option<Position>,
+) -> pb::Assignment {
+    let server = Server::start(place.config(&["cluster.workers=1"]), origin).await;
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare(digest).await;
+    only.begin().await;
+    let mut manual = Vec::new();
+    if let Some(at) = drop {
+        let asked = drop_rate(&server, 30.0);
+        let obeyed = async {
+            let directive = only.directive().await;
+            only.dropped(directive.number, at).await;
+            directive
+        };
+        let (reply, directive) = tokio::join!(asked, obeyed);
+        assert_eq!(reply.unwrap().drop.unwrap().stage, "effective");
+        manual.push(AppliedDrop { number: directive.number, divide_by: 10.0, at });
+    }
+    server.client().await.stop(pb::StopRequest::default()).await.unwrap();
+    assert!(matches!(only.order().await, Some(Out::StopAfterStep(_))));
+    // A state holds what came before it.
+    manual.retain(|it| it.at <= end);
+    only.checkpoint_after(place, end, 1.0, manual).await;
+    only.finish(end, FinishCause::Stopped).await;
+    only.dismissed().await;
+    let assignment = only.assignment().clone();
+    std::mem::drop(only);
+    server.outcome().await;
+    assignment
+}
+
+/// Digest of the state at that step.
+async fn digest(place: &Place, name: &str) -> String {
+    place.checkpoints().named(name).await.unwrap().1.state_digest
+}
+
+#[tokio::test]
+async fn what_took_effect_after_the_checkpoint_is_repeated_at_its_position_when_the_run_goes_on() {
+    let place = Place::new().await;
+    // The workers were lost after the drop: the checkpoint is older than it.
+    short(&place, Origin::Newest, "start", at(0, 1), Some(at(0, 2))).await;
+    let state = digest(&place, "1").await;
+    let assignment = short(&place, Origin::Newest, &state, at(0, 2), None).await;
+    let at = Some(at(0, 2).into());
+    assert_eq!(assignment.directives, [pb::Directive { number: 1, divide_by: 10.0, at }]);
+}
+
+#[tokio::test]
+async fn going_back_on_purpose_keeps_the_drops_before_the_checkpoint_and_leaves_the_later_ones() {
+    let place = Place::new().await;
+    short(&place, Origin::Newest, "start", at(0, 2), Some(at(0, 1))).await;
+    let state = digest(&place, "2").await;
+    short(&place, Origin::Newest, &state, at(1, 1), Some(at(1, 0))).await;
+    assert_eq!(place.checkpoints().overrides(Lineage(1)).await.unwrap().len(), 2);
+
+    let origin = Origin::Checkpoint("1/2".to_owned());
+    let assignment = short(&place, origin, &state, at(1, 0), None).await;
+    assert_eq!((assignment.lineage, assignment.directives), (2, vec![]));
+    let log = place.checkpoints().overrides(Lineage(2)).await.unwrap();
+    let kept: Vec<_> = log.iter().map(|it| (it.record.number, it.at)).collect();
+    assert_eq!(kept, [(1, Some(at(0, 1)))]);
+}
+
+#[tokio::test]
+async fn a_replay_hands_out_the_log_of_the_other_run_and_refuses_other_settings() {
+    let place = Place::new().await;
+    short(&place, Origin::Newest, "start", at(0, 2), Some(at(0, 1))).await;
+    let url = place.path().join("run").display().to_string();
+    let new_url = format!("run.url={}", place.path().join("again").display());
+    let replay = || Origin::Replay(url.clone());
+
+    let other = place.config(&[&new_url, "train.lr=0.5"]);
+    let error = ledger::open(other, replay()).await.unwrap_err();
+    assert!(error.to_string().contains("train.lr: was 0.01, now 0.5"), "{error}");
+
+    let config = place.config(&[&new_url, "cluster.workers=1"]);
+    let server = Server::start(config.clone(), replay()).await;
+    let mut only = Worker::join(&server.address, "only").await;
+    only.prepare("start").await;
+    let recorded = Some(at(0, 1).into());
+    let expected = pb::Directive { number: 1, divide_by: 10.0, at: recorded };
+    assert_eq!(only.assignment().directives, [expected]);
+
+    let error = ledger::open(config, replay()).await.unwrap_err();
+    assert!(error.to_string().contains("a run exists already"), "{error}");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use convoy_common::config::RunConfig;
 use convoy_common::failure::Explain;
 use convoy_common::ids::{Generation, Lineage, Position, Rank};
+use convoy_common::schedule::ManualDrop;
 use convoy_common::{PROTOCOL, VERSION, exit, pb, rpc};
 use pb::coordinator_client::CoordinatorClient;
 use pb::coordinator_message::Kind as Wire;
@@ -34,6 +35,8 @@ pub enum Order {
         /// Why, for the log.
         reason: String,
     },
+    /// Divide the rate, once all ranks know of it.
+    Drop(ManualDrop),
     /// End now.
     Shutdown {
         /// Why, for the log.
@@ -58,6 +61,8 @@ pub struct Assignment {
     pub position: Position,
     /// The checkpoint to load, as a path in the run's store; none: initial weights from the seed.
     pub manifest: Option<String>,
+    /// Orders of the override log that the state does not hold yet.
+    pub drops: Vec<ManualDrop>,
 }
 
 /// Who joins.
@@ -221,6 +226,7 @@ impl Orders {
             Wire::StopAfterStep(it) => {
                 Ok(Order::StopAfterStep { checkpoint: it.checkpoint, reason: it.reason })
             }
+            Wire::Directive(it) => self.drop(it).map(Order::Drop),
             Wire::Shutdown(it) => Ok(Order::Shutdown {
                 reason: it.reason,
                 exit_code: u8::try_from(it.exit_code).unwrap_or(exit::FAILURE),
@@ -277,7 +283,9 @@ impl Orders {
         if it.rank as usize >= roster.len() {
             return Err(self.protocol("a rank beyond the roster"));
         }
+        let drops = it.directives.into_iter().map(|it| self.drop(it)).collect::<Result<_, _>>()?;
         Ok(Assignment {
+            drops,
             generation: it.generation.ok_or_else(|| missing("a generation"))?.into(),
             rank: Rank(it.rank),
             roster,
@@ -285,6 +293,14 @@ impl Orders {
             position: it.position.ok_or_else(|| missing("a position"))?.into(),
             manifest: (!it.manifest.is_empty()).then_some(it.manifest),
         })
+    }
+
+    fn drop(&self, it: pb::Directive) -> Result<ManualDrop, SessionError> {
+        if it.number == 0 || !it.divide_by.is_finite() || it.divide_by <= 1.0 {
+            return Err(self.protocol("a drop of the rate that is none"));
+        }
+        let at = it.at.map(Position::from);
+        Ok(ManualDrop { number: it.number, divide_by: it.divide_by, at })
     }
 
     fn protocol(&self, detail: &str) -> SessionError {

@@ -97,6 +97,12 @@ pub enum CheckpointError {
         /// Its line of history.
         lineage: u64,
     },
+    /// Another coordinator wrote that number of the override log.
+    #[error("{url} was written by another coordinator")]
+    Taken {
+        /// The order.
+        url: String,
+    },
     /// The run record of the checkpoint cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -157,7 +163,7 @@ impl Explain for CheckpointError {
                                     evaluated; leave out `best` for the newest checkpoint"
                 .to_owned(),
             Self::NoneGood { reason, .. } => format!("the newest: {reason}"),
-            Self::Exists { .. } | Self::Superseded { .. } => return None,
+            Self::Exists { .. } | Self::Superseded { .. } | Self::Taken { .. } => return None,
         })
     }
 

@@ -4,6 +4,7 @@
 //! RUN_URL/run.json                                        the run record
 //! RUN_URL/terms/<n>.json                                  lives of coordinators
 //! RUN_URL/lineages/<n>.json                               lines of history
+//! RUN_URL/overrides/<lineage>/                            what operators ordered meanwhile
 //! RUN_URL/checkpoints/<lineage>/<global step, 12 digits>/
 //!     part-<term>-<rank>of<world>-<hash>.safetensors      written by each rank
 //!     manifest.json                                       written last, by the coordinator
@@ -24,6 +25,7 @@ mod layout;
 mod lineage;
 mod locate;
 mod manifest;
+mod overrides;
 mod part;
 mod prune;
 mod term;
@@ -35,6 +37,7 @@ pub use layout::{SLICE_BYTES, Slice, StateLayout, TensorSpec, state_digest};
 pub use lineage::{LineageRecord, Parent};
 pub use locate::{Located, locate, locate_with};
 pub use manifest::{FORMAT, Header, Manifest, ManifestError, SharedState};
+pub use overrides::{DropRecord, LoggedDrop};
 pub use part::{EncodedPart, PartEntry, PartError, SliceEntry, encode_part, slice_hash};
 pub use prune::{Keep, Pruned};
 pub use term::{Claim, TermRecord};

@@ -19,6 +19,7 @@ mod error;
 mod fields;
 mod layers;
 mod print;
+mod rates;
 mod raw;
 mod reader;
 mod run_config;

@@ -1,14 +1,15 @@
 //! The learning rate: pure functions of the position and of the evaluation history.
 //!
-//! The rate is a product of three independent parts. A [`Curve`] depends on the position alone, as
-//! does a [`Warmup`], which works on any curve. A divisor depends on the history that
-//! [`ScheduleState`] sums up (the plateau rule). Every rank computes all of them from what all ranks
-//! know alike, so nobody ships a rate. This module knows no clock, no I/O and no cluster.
+//! The rate is a product of independent parts. A [`Curve`] depends on the position alone, as does a
+//! [`Warmup`], which works on any curve. Divisors depend on the history that [`ScheduleState`] sums
+//! up: the plateau rule's drops, and those by hand. Every rank computes all of them from what all
+//! ranks know alike, so nobody ships a rate. This module knows no clock, no I/O and no cluster.
 //!
 //! ```text
 //! position -----+------------> Curve::rate --+
-//!               '------------> Warmup::part -+--> rate = curve * part / divide_by^drops
+//!               '------------> Warmup::part -+--> rate = curve * part / divide_by^drops / by hand
 //! errors --> Plateau::observe --> drops -----+
+//! orders --> due, all know --> by hand ------'
 //! ```
 //!
 //! Steps are counted from the run's start, warm-up included: it delays neither a listed drop nor the
@@ -18,6 +19,7 @@
 //! improving with the current learning rate", three times before the end.
 
 mod curve;
+mod manual;
 mod math;
 mod plateau;
 mod warmup;
@@ -25,6 +27,7 @@ mod warmup;
 use serde::{Deserialize, Serialize};
 
 use self::curve::Curve;
+pub use self::manual::{AppliedDrop, ManualDrop};
 use self::plateau::Plateau;
 use self::warmup::Warmup;
 use crate::config::{self, Decay};
@@ -41,8 +44,9 @@ pub struct LearningRate {
 
 /// What the schedule remembers of the run so far; part of every checkpoint.
 ///
-/// Equal on every rank, because it is an integer function of error counts summed over all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Equal on every rank, because it is a function of error counts summed over all of them and of
+/// orders that all know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleState {
     /// Drops so far that came from the history, not from the position.
     pub drops: u32,
@@ -52,6 +56,9 @@ pub struct ScheduleState {
     pub stalled: u32,
     /// The schedule has ended the run.
     pub done: bool,
+    /// Drops by hand that took effect, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manual: Vec<AppliedDrop>,
 }
 
 /// What one evaluation meant for the schedule.
@@ -112,7 +119,19 @@ impl LearningRate {
     pub fn rate(&self, state: &ScheduleState, at: Position) -> f64 {
         let global_step = at.global_step(self.steps_per_epoch);
         let rate = self.curve.rate(at, global_step) * self.warmup.part(global_step);
-        self.plateau.as_ref().map_or(rate, |plateau| rate / plateau.divisor(state.drops))
+        let rate =
+            self.plateau.as_ref().map_or(rate, |plateau| rate / plateau.divisor(state.drops));
+        state.manual.iter().fold(rate, |rate, drop| rate / drop.divide_by)
+    }
+
+    /// The first step of the run from which on the rate stays the same unless something happens.
+    ///
+    /// Before it, a step's rate that differs from the last one's is no news.
+    pub fn moves_until(&self) -> u64 {
+        match self.curve {
+            Curve::Constant { .. } | Curve::Steps { .. } => self.warmup.steps,
+            Curve::Polynomial { .. } | Curve::Cosine { .. } => u64::MAX,
+        }
     }
 
     /// The state after an evaluation that found `errors` top-1 errors on the validation split.

@@ -12,7 +12,7 @@ pub(super) struct Plateau {
     pub(super) patience: u32,
     /// What the rate is divided by at each drop; more than 1.
     pub(super) divide_by: f64,
-    /// The run ends when one more drop than this would be due.
+    /// The run ends when one more drop than this would be due; drops by hand count.
     pub(super) max_drops: u32,
 }
 
@@ -32,7 +32,8 @@ impl Plateau {
             let evaluations = state.stalled;
             return (state, Observation::Stalled { evaluations });
         }
-        if state.drops >= self.max_drops {
+        let by_hand = u32::try_from(state.manual.len()).unwrap_or(u32::MAX);
+        if state.drops.saturating_add(by_hand) >= self.max_drops {
             return (ScheduleState { done: true, ..state }, Observation::Done);
         }
         let drops = state.drops + 1;

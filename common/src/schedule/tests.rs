@@ -140,7 +140,8 @@ fn a_drop_resets_the_patience_and_keeps_the_best() {
             (99, Dropped { drops: 2 }),
         ],
     );
-    assert_eq!(state, ScheduleState { drops: 2, best_errors: Some(99), stalled: 0, done: false });
+    let expected = ScheduleState { drops: 2, best_errors: Some(99), ..ScheduleState::default() };
+    assert_eq!(state, expected);
 }
 
 #[test]
@@ -165,7 +166,8 @@ fn the_largest_count_of_errors_does_not_overflow() {
 
 #[test]
 fn the_state_survives_its_json_form() {
-    let state = ScheduleState { drops: 2, best_errors: Some(7), stalled: 1, done: false };
+    let manual = vec![AppliedDrop { number: 1, divide_by: 10.0, at: START }];
+    let state = ScheduleState { drops: 2, best_errors: Some(7), stalled: 1, done: false, manual };
     let text = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<ScheduleState>(&text).unwrap(), state);
 }
@@ -252,4 +254,64 @@ fn a_drop_of_the_plateau_works_on_a_rate_that_still_warms_up() {
     let warm = LearningRate::new(&train(1.0, 8), &schedule, STEPS);
     let state = ScheduleState { drops: 1, ..ScheduleState::default() };
     assert_close(&[warm.rate(&state, Position { epoch: 1, step: 0 })], &[0.05]);
+}
+
+fn order(number: u32, at: Option<Position>) -> ManualDrop {
+    ManualDrop { number, divide_by: 10.0, at }
+}
+
+/// Numbers of the orders that are due.
+fn due(state: &ScheduleState, known: &[ManualDrop], agreed: u32, at: Position) -> Vec<u32> {
+    state.due(known, agreed, at).iter().map(|drop| drop.number).collect()
+}
+
+#[test]
+fn a_drop_by_hand_is_due_once_all_ranks_know_it_and_only_once() {
+    let known = [order(2, None), order(1, None), order(3, None)];
+    let at = Position { epoch: 1, step: 4 };
+    let mut state = ScheduleState::default();
+    assert_eq!(due(&state, &known, 0, at), [] as [u32; 0]);
+    assert_eq!(due(&state, &known, 2, at), [1, 2]);
+    for drop in state.due(&known, 2, at) {
+        state = rule(1.0, Decay::Constant).drop_by_hand(&state, drop);
+    }
+    assert_eq!(due(&state, &known, 2, at), [] as [u32; 0]);
+    assert_eq!(due(&state, &known, 3, at), [3]);
+    assert_close(&[rule(1.0, Decay::Constant).rate(&state, at)], &[0.01]);
+}
+
+#[test]
+fn a_drop_with_a_recorded_position_waits_for_it_whatever_ranks_know() {
+    let recorded = Position { epoch: 1, step: 2 };
+    let (known, state) = ([order(1, Some(recorded))], ScheduleState::default());
+    assert_eq!(due(&state, &known, 9, Position { epoch: 1, step: 1 }), [] as [u32; 0]);
+    assert_eq!(due(&state, &known, 0, recorded), [1]);
+}
+
+#[test]
+fn drops_by_hand_divide_the_rate_of_every_kind_even_while_it_warms_up() {
+    let schedule =
+        Schedule { warmup_steps: 4, warmup_from: 0.5, ..Decay::Cosine { end_lr: 0.0 }.into() };
+    let rule = LearningRate::new(&train(1.0, 8), &schedule, STEPS);
+    let drop = AppliedDrop { number: 1, divide_by: 4.0, at: START };
+    let state = rule.drop_by_hand(&ScheduleState::default(), drop);
+    for step in 0..4 {
+        let at = Position { epoch: 0, step };
+        let before = rule.rate(&ScheduleState::default(), at);
+        assert_close(&[rule.rate(&state, at)], &[before / 4.0]);
+    }
+}
+
+#[test]
+fn a_drop_by_hand_starts_the_patience_anew_and_counts_as_one_of_the_plateaus_drops() {
+    let rule = plateau(1, 2, 2);
+    let state = check(&rule, &[(9, Improved), (9, Stalled { evaluations: 1 })]);
+    let state = rule.drop_by_hand(&state, AppliedDrop { number: 1, divide_by: 10.0, at: START });
+    let (state, seen) = rule.observe(&state, 9);
+    assert_eq!(seen, Stalled { evaluations: 1 });
+    let (state, seen) = rule.observe(&state, 9);
+    assert_eq!(seen, Dropped { drops: 1 });
+    assert_close(&[rule.rate(&state, START)], &[0.0001]);
+    let (state, _) = rule.observe(&state, 9);
+    assert_eq!(rule.observe(&state, 9).1, Done);
 }

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// fewest errors
     #[arg(long, value_name = "CHECKPOINT", conflicts_with = "fresh")]
     from: Option<String>,
+    /// Trains anew with the drops by hand of the run at this URL, each at its recorded step
+    #[arg(long, value_name = "RUN_URL", conflicts_with_all = ["fresh", "from"])]
+    replay: Option<String>,
     /// Where workers train
     #[arg(long, value_enum, default_value = "auto")]
     device: Device,
@@ -87,6 +90,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         run,
         fresh: args.fresh,
         from: args.from,
+        replay: args.replay,
         device: args.device,
         lanes: args.lanes,
         format: args.log_format,

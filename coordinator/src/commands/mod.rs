@@ -2,7 +2,11 @@
 
 pub(crate) mod check;
 pub(crate) mod checkpoints;
+pub(crate) mod job;
 pub(crate) mod launch;
+pub(crate) mod lr;
 pub(crate) mod prepare;
 pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod synthesize;

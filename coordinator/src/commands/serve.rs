@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use convoy_common::config::{self, RunConfig};
+use convoy_common::config::{self, Decay, RunConfig};
 use convoy_common::exit;
 use convoy_common::failure::{Explain, Failure};
 use convoy_common::rpc::{self, Address};
@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// of its own
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<String>,
+    /// Train anew with the drops by hand of the run at this URL, each at its recorded step
+    #[arg(long, value_name = "RUN_URL", conflicts_with_all = ["fresh", "from"])]
+    replay: Option<String>,
     /// Write the address that became of --bind to this file
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
@@ -160,10 +163,11 @@ type Bound = (ledger::Opened, Facts, std::net::SocketAddr, tonic::transport::ser
 
 /// Everything between the config and the first worker.
 async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound, Failure> {
-    let origin = match &args.from {
-        Some(checkpoint) => Origin::Checkpoint(checkpoint.clone()),
-        None if args.fresh => Origin::Fresh,
-        None => Origin::Newest,
+    let origin = match (&args.from, &args.replay) {
+        (Some(checkpoint), _) => Origin::Checkpoint(checkpoint.clone()),
+        (None, Some(url)) => Origin::Replay(url.clone()),
+        (None, None) if args.fresh => Origin::Fresh,
+        (None, None) => Origin::Newest,
     };
     // Bound before the run is touched: a port that is taken leaves no trace in it.
     let (bound, incoming) = rpc::bind(address).await?;
@@ -185,6 +189,11 @@ async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound
         workers: opened.plan.workers,
         epochs: opened.plan.epochs,
         steps_per_epoch: opened.plan.steps_per_epoch,
+        divide_by: match config.schedule.decay {
+            Decay::Plateau { divide_by, .. } => divide_by,
+            // The paper's, section 5.
+            _ => 10.0,
+        },
     };
     Ok((opened, facts, bound, incoming))
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use convoy_common::ids::Position;
+use convoy_common::schedule::ManualDrop;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -21,6 +23,8 @@ pub(super) enum Entry {
     Publish(Box<Publication>),
     Prune,
     Fingerprint(String),
+    LogDrop { drop: ManualDrop, reason: String },
+    RecordDrop { number: u32, position: Position },
 }
 
 /// Starts the task; it ends when nobody can make an entry any more.
@@ -39,6 +43,14 @@ pub(super) fn start(
                 }
                 Entry::Prune => prune(&mut ledger).await,
                 Entry::Fingerprint(it) => record(&mut ledger, &it).await,
+                Entry::LogDrop { drop, reason } => {
+                    let event = log_drop(&mut ledger, drop, &reason).await;
+                    let _ = engine.send(Input::Event(event)).await;
+                }
+                Entry::RecordDrop { number, position } => {
+                    let event = record_drop(&mut ledger, number, position).await;
+                    let _ = engine.send(Input::Event(event)).await;
+                }
             }
         }
     });
@@ -73,6 +85,27 @@ async fn record(ledger: &mut impl Ledger, fingerprint: &str) {
             "recording the numerics of the run took too long"
         ),
     }
+}
+
+async fn log_drop(ledger: &mut impl Ledger, drop: ManualDrop, reason: &str) -> Event {
+    let number = drop.number;
+    match timeout(PATIENCE, ledger.log_drop(drop, reason)).await {
+        Ok(Ok(())) => Event::DropLogged { number },
+        Ok(Err(error)) => Event::DropFailed { number, error: error.to_string() },
+        Err(_) => Event::DropFailed { number, error: late() },
+    }
+}
+
+async fn record_drop(ledger: &mut impl Ledger, number: u32, position: Position) -> Event {
+    match timeout(PATIENCE, ledger.record_drop(number, position)).await {
+        Ok(Ok(position)) => Event::DropRecorded { number, position },
+        Ok(Err(error)) => Event::DropNotRecorded { number, error: error.to_string() },
+        Err(_) => Event::DropNotRecorded { number, error: late() },
+    }
+}
+
+fn late() -> String {
+    format!("the store did not take the override log's entry within {} s", PATIENCE.as_secs())
 }
 
 async fn prune(ledger: &mut impl Ledger) {

@@ -97,6 +97,17 @@ pub(super) fn tell(note: &Note) {
             "workers hold different states"
         ),
         Note::StopAccepted { reason } => info!(reason, "stopping"),
+        Note::DropOrdered { drop, reason } => {
+            info!(number = drop.number, divide_by = drop.divide_by, reason, "rate to be dropped");
+        }
+        Note::DropEffective { number, position, divide_by } => info!(
+            number,
+            divide_by,
+            epoch = position.epoch,
+            step = position.step,
+            "rate dropped by hand"
+        ),
+        Note::DropFailed { number, error } => warn!(number, error, "override log is incomplete"),
         Note::Finished { name, position, cause } => info!(
             worker = name,
             epoch = position.epoch,

@@ -82,6 +82,11 @@ impl Handle {
         self.status.borrow().clone()
     }
 
+    /// The same, to wait for a change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
     /// A queue for one worker's orders.
     pub fn line() -> (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>) {
         mpsc::channel(LINE)
@@ -178,6 +183,19 @@ impl Engine {
                 self.entries.try_send(Entry::Publish(publication)).err().map(|_| {
                     let error = "too many manifests wait for the store".to_owned();
                     Event::ManifestFailed { position, error }
+                })
+            }
+            Effect::LogDrop { drop, reason } => {
+                let number = drop.number;
+                self.entries.try_send(Entry::LogDrop { drop, reason }).err().map(|_| {
+                    let error = "too many entries wait for the store".to_owned();
+                    Event::DropFailed { number, error }
+                })
+            }
+            Effect::RecordDrop { number, position } => {
+                self.entries.try_send(Entry::RecordDrop { number, position }).err().map(|_| {
+                    let error = "too many entries wait for the store".to_owned();
+                    Event::DropNotRecorded { number, error }
                 })
             }
             Effect::Prune => {

@@ -58,6 +58,8 @@ pub(crate) struct Launch {
     pub(crate) fresh: bool,
     /// The checkpoint to start from.
     pub(crate) from: Option<String>,
+    /// The run whose override log is repeated.
+    pub(crate) replay: Option<String>,
     /// Which devices workers get.
     pub(crate) device: Device,
     /// Lanes of each worker; shared out if not given.
@@ -238,6 +240,7 @@ impl Job<'_> {
             address_file: &self.address_file,
             fresh: launch.fresh,
             from: launch.from.as_deref(),
+            replay: launch.replay.as_deref(),
         };
         let mut command = Command::new(&self.coordinator_binary);
         command.args(serve.arguments());

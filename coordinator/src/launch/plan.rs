@@ -128,6 +128,7 @@ pub(super) struct Serve<'a> {
     pub(super) address_file: &'a Path,
     pub(super) fresh: bool,
     pub(super) from: Option<&'a str>,
+    pub(super) replay: Option<&'a str>,
 }
 
 impl Serve<'_> {
@@ -145,6 +146,9 @@ impl Serve<'_> {
         option("--log-format", "json".into());
         if let Some(from) = self.from {
             option("--from", from.into());
+        }
+        if let Some(replay) = self.replay {
+            option("--replay", replay.into());
         }
         if self.fresh {
             arguments.push("--fresh".into());

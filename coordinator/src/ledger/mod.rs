@@ -13,8 +13,9 @@ use convoy_common::checkpoint::{
     CheckpointError, Checkpoints, Header, Keep, Manifest, ManifestError, Parent, Pruned, TensorSpec,
 };
 use convoy_common::config::Model;
-use convoy_common::ids::{Lineage, Term};
+use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, RecordError, RunRecord};
+use convoy_common::schedule::ManualDrop;
 
 pub use opening::{OpenError, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
@@ -28,6 +29,20 @@ pub trait Ledger: Send + 'static {
         &mut self,
         publication: Publication,
     ) -> impl Future<Output = Result<Kept, LedgerError>> + Send;
+
+    /// Writes an order into the override log.
+    fn log_drop(
+        &mut self,
+        drop: ManualDrop,
+        reason: &str,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Writes down where an order took effect; gives what the log says.
+    fn record_drop(
+        &mut self,
+        number: u32,
+        position: Position,
+    ) -> impl Future<Output = Result<Position, LedgerError>> + Send;
 
     /// Removes checkpoints beyond those to be kept.
     fn prune(&mut self) -> impl Future<Output = Result<Pruned, LedgerError>> + Send;
@@ -123,6 +138,18 @@ impl Ledger for StoreLedger {
         }
         self.checkpoints.publish(&manifest).await?;
         Ok(Kept { position, path: manifest.path(), bytes: manifest.bytes, took: None })
+    }
+
+    async fn log_drop(&mut self, drop: ManualDrop, reason: &str) -> Result<(), LedgerError> {
+        Ok(self.checkpoints.log_drop(self.lineage, self.term, drop, reason).await?)
+    }
+
+    async fn record_drop(
+        &mut self,
+        number: u32,
+        position: Position,
+    ) -> Result<Position, LedgerError> {
+        Ok(self.checkpoints.record_effect(self.lineage, number, position).await?)
     }
 
     async fn prune(&mut self) -> Result<Pruned, LedgerError> {

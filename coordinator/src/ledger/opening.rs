@@ -8,14 +8,16 @@
 //! ([`Run::take_over`]) begins this coordinator's term.
 
 use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Claim, Keep, LineageRecord, Manifest, Parent, Search, TermRecord,
+    CheckpointError, Checkpoints, Claim, Keep, LineageRecord, LoggedDrop, Manifest, Parent, Search,
+    TermRecord,
 };
 use convoy_common::config::{Precision, RunConfig};
-use convoy_common::dataset::{Dataset, DatasetError, Split};
+use convoy_common::dataset::{Dataset, DatasetError, DatasetIdentity, Split};
 use convoy_common::failure::Explain;
 use convoy_common::ids::Term;
 use convoy_common::run_record::{self, Opening, RecordError, RunRecord};
 use convoy_common::sampling::Sampler;
+use convoy_common::schedule::{LearningRate, ManualDrop};
 use convoy_common::store::{Store, StoreError};
 use convoy_common::{PROTOCOL, VERSION, exit};
 use tracing::{info, warn};
@@ -32,6 +34,8 @@ pub enum Origin {
     Fresh,
     /// At this checkpoint, in a lineage of its own.
     Checkpoint(String),
+    /// At the seed, with the override log of the run at this URL; this run must not exist.
+    Replay(String),
 }
 
 /// A run cannot be opened.
@@ -55,6 +59,14 @@ pub enum OpenError {
         /// Of the data set.
         url: String,
     },
+    /// The run to be replayed is another one.
+    #[error("the run at {url} was trained with other settings:{diff}")]
+    OtherRun {
+        /// Of the run to be replayed.
+        url: String,
+        /// A line for each difference that touches bits.
+        diff: String,
+    },
     /// Another coordinator works on the run.
     #[error("a coordinator at {address} works on the run at {url} already (term {term})")]
     Occupied {
@@ -75,6 +87,9 @@ impl Explain for OpenError {
             Self::Record(error) => error.hint(),
             Self::Checkpoint(error) => error.hint(),
             Self::NoImages { .. } => Some("pack a data set with `convoy prepare`".to_owned()),
+            Self::OtherRun { .. } => {
+                Some("a replay needs the settings of the run that it replays".to_owned())
+            }
             Self::Occupied { .. } => {
                 Some("stop that one first, or choose another run.url".to_owned())
             }
@@ -87,10 +102,19 @@ impl Explain for OpenError {
             Self::Dataset(error) => error.exit_code(),
             Self::Record(error) => error.exit_code(),
             Self::Checkpoint(error) => error.exit_code(),
-            Self::NoImages { .. } => exit::BAD_INPUT,
+            Self::NoImages { .. } | Self::OtherRun { .. } => exit::BAD_INPUT,
             Self::Occupied { .. } => exit::FAILURE,
         }
     }
+}
+
+/// What becomes of the orders that came after the checkpoint that a lineage begins at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// The operator went back on purpose: history is another one, and they stay in the old lineage.
+    Left,
+    /// A checkpoint was bad: the same history is trained again, with every order at its position.
+    Repeated,
 }
 
 /// A run that can be worked on.
@@ -100,6 +124,8 @@ pub struct Run {
     origin: Origin,
     checkpoints: Checkpoints,
     record: RunRecord,
+    /// Of the run to be replayed.
+    replayed: Vec<LoggedDrop>,
 }
 
 /// A run that this coordinator works on.
@@ -131,7 +157,12 @@ pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
         // A checkpoint is one of a run that exists; none is created for a mistyped URL.
         run_record::read(&store).await?;
     }
-    let opening = if origin == Origin::Fresh { Opening::Fresh } else { Opening::Resume };
+    let replayed = match &origin {
+        Origin::Replay(url) => overrides_of(url, &config, &identity).await?,
+        _ => Vec::new(),
+    };
+    let fresh = matches!(origin, Origin::Fresh | Origin::Replay(_));
+    let opening = if fresh { Opening::Fresh } else { Opening::Resume };
     let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
     info!(
         run = config.run.name,
@@ -143,7 +174,31 @@ pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
         classes = identity.classes,
         "run opened"
     );
-    Ok(Run { checkpoints: Checkpoints::new(store), config, origin, record })
+    Ok(Run { checkpoints: Checkpoints::new(store), config, origin, record, replayed })
+}
+
+/// What took effect in the newest lineage of the run at `url`, which must be of the same settings.
+async fn overrides_of(
+    url: &str,
+    config: &RunConfig,
+    dataset: &DatasetIdentity,
+) -> Result<Vec<LoggedDrop>, OpenError> {
+    let store = Store::open(url)?;
+    let record = run_record::read(&store).await?;
+    let diff: String = run_record::changes(&record, config, dataset)
+        .iter()
+        .filter(|change| !change.allowed)
+        .map(|change| format!("\n  {change}"))
+        .collect();
+    if !diff.is_empty() {
+        return Err(OpenError::OtherRun { url: store.url().to_owned(), diff });
+    }
+    let checkpoints = Checkpoints::new(store);
+    let Some(lineage) = checkpoints.newest_lineage().await? else { return Ok(Vec::new()) };
+    let mut log = checkpoints.overrides(lineage.lineage).await?;
+    // What never took effect has no place in a replay.
+    log.retain(|it| it.at.is_some());
+    Ok(log)
 }
 
 impl Run {
@@ -184,7 +239,9 @@ impl Run {
             Claim::Lost(other) => return Err(self.occupied_by(&other)),
         };
         let (lineage, found) = self.find_start().await?;
-        let start = found.as_ref().map_or_else(Start::default, |(path, manifest)| Start {
+        let drops = self.overrides(&lineage, found.as_ref().map(|it| &it.1)).await?;
+        let mut start = found.as_ref().map_or_else(Start::default, |(path, manifest)| Start {
+            drops: Vec::new(),
             position: manifest.shared.position,
             checkpoint: Some(Kept {
                 position: manifest.shared.position,
@@ -194,6 +251,7 @@ impl Run {
             }),
             state_digest: Some(manifest.state_digest.clone()),
         });
+        start.drops = drops;
         info!(
             %term,
             lineage = %lineage.lineage,
@@ -228,11 +286,13 @@ impl Run {
         if let Origin::Checkpoint(name) = &self.origin {
             let (path, manifest) = self.checkpoints.named(name).await?;
             self.checkpoints.verify(&manifest).await?;
-            let lineage = self.branch(&path, &manifest).await?;
+            let lineage = self.branch(&path, &manifest, Past::Left).await?;
             return Ok((lineage, Some((path, manifest))));
         }
         let Some(lineage) = self.checkpoints.newest_lineage().await? else {
-            return Ok((self.checkpoints.new_lineage(None).await?, None));
+            let lineage = self.checkpoints.new_lineage(None).await?;
+            self.checkpoints.copy_overrides(lineage.lineage, &self.replayed).await?;
+            return Ok((lineage, None));
         };
         let Search { found, skipped } = self.checkpoints.newest_good(lineage.lineage).await?;
         for it in &skipped {
@@ -247,18 +307,49 @@ impl Run {
             })),
             // Training comes to the step of the bad one again and must not meet its manifest.
             (Some((path, manifest)), Some(_)) => {
-                let lineage = self.branch(&path, &manifest).await?;
+                let lineage = self.branch(&path, &manifest, Past::Repeated).await?;
                 Ok((lineage, Some((path, manifest))))
             }
             (found, None) => Ok((lineage, found)),
         }
     }
 
+    /// The override log of the lineage, after the checkpoint's state was written into it where a
+    /// coordinator died before it could.
+    async fn overrides(
+        &self,
+        lineage: &LineageRecord,
+        from: Option<&Manifest>,
+    ) -> Result<Vec<ManualDrop>, OpenError> {
+        let mut log = self.checkpoints.overrides(lineage.lineage).await?;
+        let applied = from.map_or(&[][..], |manifest| &manifest.shared.schedule.manual);
+        for line in &mut log {
+            let number = line.record.number;
+            if let (None, Some(it)) = (line.at, applied.iter().find(|it| it.number == number)) {
+                let checkpoints = &self.checkpoints;
+                line.at = Some(checkpoints.record_effect(lineage.lineage, number, it.at).await?);
+            }
+        }
+        Ok(log.iter().map(LoggedDrop::order).collect())
+    }
+
     /// A new lineage that begins at this checkpoint.
-    async fn branch(&self, path: &str, manifest: &Manifest) -> Result<LineageRecord, OpenError> {
+    async fn branch(
+        &self,
+        path: &str,
+        manifest: &Manifest,
+        past: Past,
+    ) -> Result<LineageRecord, OpenError> {
+        let mut log = self.checkpoints.overrides(manifest.lineage).await?;
+        if past == Past::Left {
+            let applied = &manifest.shared.schedule.manual;
+            log.retain(|it| applied.iter().any(|drop| drop.number == it.record.number));
+        }
         let parent = Parent { lineage: manifest.lineage, checkpoint: path.to_owned() };
         let lineage = self.checkpoints.new_lineage(Some(parent)).await?;
-        info!(lineage = %lineage.lineage, checkpoint = path, "new lineage begins");
+        self.checkpoints.copy_overrides(lineage.lineage, &log).await?;
+        let overrides = log.len();
+        info!(lineage = %lineage.lineage, checkpoint = path, overrides, "new lineage begins");
         Ok(lineage)
     }
 
@@ -277,6 +368,7 @@ impl Run {
             config.train.batch,
             config.numerics.microbatch,
         );
+        let rate = LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch());
         let cluster = &config.cluster;
         Plan {
             run: config.run.name.clone(),
@@ -297,6 +389,7 @@ impl Run {
             validation_images: images.validation,
             evaluation_crops: config.evaluation.crops,
             evaluate_every_epochs: config.evaluation.every_epochs,
+            rate_moves_until: rate.moves_until(),
             log_every_steps: config.log.every_steps,
             deadlines: Deadlines::new(
                 cluster.join_timeout,

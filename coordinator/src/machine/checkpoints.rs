@@ -193,6 +193,8 @@ impl Checkpoints {
     }
 
     fn is_decided(&self, position: Position) -> bool {
-        self.publishing.contains(&position) || self.fate(position) != Fate::Open
+        // Once a later one exists, an earlier one has been published or overtaken.
+        let passed = self.last.as_ref().is_some_and(|it| it.position >= position);
+        passed || self.publishing.contains(&position) || self.fate(position) != Fate::Open
     }
 }

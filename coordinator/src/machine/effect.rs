@@ -5,6 +5,7 @@ use std::time::Duration;
 use convoy_common::checkpoint::{PartEntry, SharedState};
 use convoy_common::exit;
 use convoy_common::ids::{Generation, Lineage, Position, Rank};
+use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
 use super::event::{ConnectionId, Kept};
@@ -33,6 +34,20 @@ pub enum Effect {
     Prune,
     /// Keep what the run's first worker computed, for all that join it later.
     RecordFingerprint(String),
+    /// Write an order into the override log.
+    LogDrop {
+        /// The order.
+        drop: ManualDrop,
+        /// Why the operator wants it.
+        reason: String,
+    },
+    /// Write down where an order took effect.
+    RecordDrop {
+        /// Of the order.
+        number: u32,
+        /// Before the first step with the lower rate.
+        position: Position,
+    },
     /// Say what was decided, and why.
     Log(Note),
     /// The job is over. The last effect there is.
@@ -40,7 +55,7 @@ pub enum Effect {
 }
 
 /// What a worker is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Order {
     /// It is taken; its config follows.
     Welcome,
@@ -55,6 +70,8 @@ pub enum Order {
         /// Why.
         reason: String,
     },
+    /// Divide the rate, once all ranks know of it.
+    Drop(ManualDrop),
     /// End now.
     Shutdown {
         /// Why.
@@ -65,7 +82,7 @@ pub enum Order {
 }
 
 /// A worker's place in a generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Assignment {
     /// The generation.
     pub generation: Generation,
@@ -79,6 +96,8 @@ pub struct Assignment {
     pub position: Position,
     /// Path of the manifest to load; none: initial weights from the seed.
     pub manifest: Option<String>,
+    /// Orders of the override log that the state does not hold yet.
+    pub drops: Vec<ManualDrop>,
 }
 
 /// One line of a roster.

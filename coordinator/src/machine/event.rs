@@ -62,6 +62,41 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// The operator wants the learning rate to be divided.
+    DropOrdered {
+        /// Who asks; never used twice in the life of a coordinator.
+        request: u64,
+        /// By what.
+        divide_by: f64,
+        /// For the log.
+        reason: String,
+    },
+    /// The override log holds the order.
+    DropLogged {
+        /// Its number.
+        number: u32,
+    },
+    /// The override log does not hold it.
+    DropFailed {
+        /// Its number.
+        number: u32,
+        /// Why.
+        error: String,
+    },
+    /// The override log says where the order took effect.
+    DropRecorded {
+        /// Its number.
+        number: u32,
+        /// As the log says.
+        position: Position,
+    },
+    /// The override log does not say it.
+    DropNotRecorded {
+        /// Its number.
+        number: u32,
+        /// Why.
+        error: String,
+    },
     /// Time has passed.
     Tick,
 }
@@ -134,6 +169,18 @@ pub enum Report {
     Step(StepReport),
     /// The validation split was evaluated.
     Evaluated(Evaluation),
+    /// It knows the orders of the override log up to this one.
+    DropKnown {
+        /// Of the order.
+        number: u32,
+    },
+    /// All ranks divided the rate.
+    DropApplied {
+        /// Of the order.
+        number: u32,
+        /// Before the first step with the lower rate.
+        position: Position,
+    },
     /// Its part of a checkpoint is in the store.
     PartUploaded {
         /// Of the checkpoint.

@@ -104,7 +104,12 @@ impl Machine {
             position: start.position,
             manifest: manifest.clone(),
         }));
+        let drops = self.drops.orders();
         for (rank, to) in roster.connections() {
+            if let Some(member) = self.members.get_mut(to) {
+                // They come with the assignment.
+                member.newest_drop = drops.iter().map(|it| it.number).max().unwrap_or(0);
+            }
             let assignment = Assignment {
                 generation,
                 rank,
@@ -112,6 +117,7 @@ impl Machine {
                 lineage: self.plan.lineage,
                 position: start.position,
                 manifest: manifest.clone(),
+                drops: drops.clone(),
             };
             effects.push(Effect::Send { to, order: Order::Assign(assignment) });
         }

@@ -102,7 +102,9 @@ impl Seen {
                 self.fingerprints += 1;
                 check(self.fingerprints == 1, "a run's fingerprint is recorded once")
             }
-            Effect::Prune | Effect::Log(_) => Ok(()),
+            Effect::Prune | Effect::LogDrop { .. } | Effect::RecordDrop { .. } | Effect::Log(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -133,6 +135,9 @@ impl Seen {
             }
             Order::StopAfterStep { .. } => {
                 check(self.assigned.contains_key(&to), "only who trains is told to stop")
+            }
+            Order::Drop(_) => {
+                check(self.assigned.contains_key(&to), "only who trains is told to drop the rate")
             }
             Order::Shutdown { .. } => {
                 self.dismissed.insert(to);

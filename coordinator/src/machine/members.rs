@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub(super) phase: String,
     /// It computes what the run wants, or may do without; until then it gets no rank.
     pub(super) cleared: bool,
+    /// The newest order of the override log that it says to know.
+    pub(super) newest_drop: u32,
 }
 
 impl Member {
@@ -39,10 +41,16 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn add(&mut self, connection: ConnectionId, hello: Hello, now: Duration) {
         let phase = "idle".to_owned();
-        self.all.insert(
-            connection,
-            Member { hello, heard: now, spoke: false, position: None, phase, cleared: false },
-        );
+        let member = Member {
+            hello,
+            heard: now,
+            spoke: false,
+            position: None,
+            phase,
+            cleared: false,
+            newest_drop: 0,
+        };
+        self.all.insert(connection, member);
     }
 
     pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {

@@ -19,6 +19,7 @@
 
 mod admission;
 mod checkpoints;
+mod drops;
 mod effect;
 mod ending;
 mod event;
@@ -49,9 +50,10 @@ pub use event::{
 pub use note::{Abandoned, Note};
 pub use pace::Progress;
 pub use plan::{Deadlines, Plan, Start};
-pub use status::{Status, WorkerStatus};
+pub use status::{DropStage, DropStatus, Status, WorkerStatus};
 
 use checkpoints::Checkpoints;
+use drops::Drops;
 use members::Members;
 use pace::Pace;
 use roster::Roster;
@@ -75,6 +77,8 @@ pub struct Machine {
     generations: u32,
     checkpoints: Checkpoints,
     pace: Pace,
+    /// Drops of the rate by hand.
+    drops: Drops,
     /// The last committed one that is known.
     position: Position,
     /// Why the job is to stop, if it is.
@@ -108,6 +112,7 @@ impl Machine {
             generations: 0,
             checkpoints: Checkpoints::new(plan.start.checkpoint.clone()),
             pace: Pace::default(),
+            drops: Drops::new(&plan.start),
             position: plan.start.position,
             stop: None,
             moved: now,
@@ -140,6 +145,17 @@ impl Machine {
             Event::ManifestFailed { position, error } => {
                 let why = Abandoned::NotPublished { error };
                 self.abandon_checkpoint(now, position, why, &mut effects);
+            }
+            Event::DropOrdered { request, divide_by, reason } => {
+                self.order_drop(request, divide_by, reason, &mut effects);
+            }
+            Event::DropLogged { number } => self.drop_logged(number, &mut effects),
+            Event::DropFailed { number, error } => self.drop_failed(number, error, &mut effects),
+            Event::DropRecorded { number, position } => {
+                self.drop_recorded(number, position, &mut effects);
+            }
+            Event::DropNotRecorded { number, error } => {
+                self.drop_not_recorded(number, error, &mut effects);
             }
             Event::Tick => self.check_deadlines(now, &mut effects),
         }
@@ -181,6 +197,7 @@ impl Machine {
             last_evaluation: self.pace.last_evaluation.clone(),
             last_checkpoint: self.checkpoints.last.clone(),
             eta: self.pace.eta(self.position, &self.plan),
+            drops: self.drop_statuses(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use convoy_common::ids::{Generation, Position};
+use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
 use super::effect::Seat;
@@ -111,6 +112,29 @@ pub enum Note {
     StopAccepted {
         /// Why.
         reason: String,
+    },
+    /// The operator wants the rate to be divided.
+    DropOrdered {
+        /// The order.
+        drop: ManualDrop,
+        /// Why.
+        reason: String,
+    },
+    /// All ranks divided the rate.
+    DropEffective {
+        /// Of the order.
+        number: u32,
+        /// Before the first step with the lower rate.
+        position: Position,
+        /// By what.
+        divide_by: f64,
+    },
+    /// The override log does not say what it should.
+    DropFailed {
+        /// Of the order.
+        number: u32,
+        /// How.
+        error: String,
     },
     /// A worker ended its generation in agreement with the others.
     Finished {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use convoy_common::ids::{Lineage, Position, Term};
+use convoy_common::schedule::ManualDrop;
 
 use super::event::Kept;
 
@@ -45,6 +46,8 @@ pub struct Plan {
     pub evaluation_crops: u32,
     /// The validation split is evaluated after so many epochs; 0: never.
     pub evaluate_every_epochs: u32,
+    /// Before this step of the run the rate is another one in each step, by plan.
+    pub rate_moves_until: u64,
     /// Steps between two progress lines.
     pub log_every_steps: u32,
     /// How long things may take.
@@ -54,7 +57,7 @@ pub struct Plan {
 }
 
 /// The state that training goes on from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Start {
     /// Before which step it is.
     pub position: Position,
@@ -62,6 +65,8 @@ pub struct Start {
     pub checkpoint: Option<Kept>,
     /// Digest of that checkpoint's state.
     pub state_digest: Option<String>,
+    /// The override log. What took effect up to `position` is in the state.
+    pub drops: Vec<ManualDrop>,
 }
 
 /// How long things may take. Every phase has one of these.

@@ -29,6 +29,38 @@ pub struct Status {
     pub last_checkpoint: Option<Kept>,
     /// Until the end of the run, if it can be told.
     pub eta: Option<Duration>,
+    /// Drops of the rate by hand, and requests for one that were refused.
+    pub drops: Vec<DropStatus>,
+}
+
+/// What became of one order to drop the rate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropStatus {
+    /// Who asked for it in the life of this coordinator.
+    pub request: Option<u64>,
+    /// In the override log; 0: not taken.
+    pub number: u32,
+    /// What the rate is divided by.
+    pub divide_by: f64,
+    /// How far it has come.
+    pub stage: DropStage,
+    /// Workers that do not know it yet.
+    pub waiting_for: Vec<String>,
+}
+
+/// How far an order to drop the rate has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DropStage {
+    /// On its way to the override log.
+    Writing,
+    /// In the log; not all ranks know it, or its position is still to come.
+    Waiting,
+    /// All ranks divided the rate before the step there; the log does not say so yet.
+    Applied(Position),
+    /// The same, and recorded.
+    Effective(Position),
+    /// It is not in the log, for this reason.
+    Failed(String),
 }
 
 /// One connected worker.

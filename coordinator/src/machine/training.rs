@@ -44,6 +44,14 @@ impl Machine {
             Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
             Report::Step(step) => self.stepped(step, effects),
             Report::Evaluated(evaluation) => self.evaluated(evaluation, effects),
+            Report::DropKnown { number } => {
+                if let Some(member) = self.members.get_mut(connection) {
+                    member.newest_drop = member.newest_drop.max(number);
+                }
+            }
+            Report::DropApplied { number, position } => {
+                self.drop_applied(number, position, effects);
+            }
             Report::PartUploaded { position, part, shared, took, state_digest } => {
                 if self.agrees(now, rank, position, &state_digest, effects) {
                     self.collect(now, rank, (*part, state_digest), shared, took, effects);
@@ -73,7 +81,8 @@ impl Machine {
             Report::Ready { .. } => matches!(self.phase, Phase::Preparing { .. }),
             // Steps and evaluations are the same on every rank; the lowest one tells them.
             Report::Step(step) => runs && rank.0 == 0 && step.position > self.position,
-            Report::Evaluated(_) => runs && rank.0 == 0,
+            Report::Evaluated(_) | Report::DropApplied { .. } => runs && rank.0 == 0,
+            Report::DropKnown { .. } => true,
             // The last part of a checkpoint may come when a worker is lost already.
             Report::PartUploaded { position, shared, .. } => {
                 (runs || falters) && shared.position == *position
@@ -102,7 +111,10 @@ impl Machine {
     }
 
     fn rate(&mut self, position: Position, to: f64, effects: &mut Vec<Effect>) {
-        if let Some(from) = self.pace.rate_changed(to) {
+        let by_plan = self.plan.global_step(position) < self.plan.rate_moves_until;
+        if let Some(from) = self.pace.rate_changed(to)
+            && !by_plan
+        {
             effects.push(Effect::Log(Note::RateChanged { position, from, to }));
         }
     }
@@ -226,6 +238,8 @@ impl Report {
             Self::Ready { .. } => "ready",
             Self::Step(_) => "step",
             Self::Evaluated(_) => "evaluation",
+            Self::DropKnown { .. } => "drop known",
+            Self::DropApplied { .. } => "drop applied",
             Self::PartUploaded { .. } => "part uploaded",
             Self::PartFailed { .. } => "part failed",
             Self::Failed(_) => "generation failed",

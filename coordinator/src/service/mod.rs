@@ -13,7 +13,7 @@ use std::time::Duration;
 use convoy_common::pb;
 use convoy_common::rpc::CONTROL_MESSAGE_LIMIT;
 use pb::coordinator_server::{Coordinator, CoordinatorServer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::StreamExt as _;
 use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,10 +22,14 @@ use tonic::{Request, Response, Status, Streaming};
 pub use rival::is_served_by;
 
 use crate::engine::{Handle, Input, Outgoing};
-use crate::machine::{ConnectionId, Departure, Event};
+use crate::machine::{ConnectionId, Departure, DropStage, DropStatus, Event};
 
 /// For a caller to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// What a drop of the rate may divide by.
+const MOST: f64 = 1000.0;
+/// How long an order to drop the rate is waited for, whatever the caller says.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is told of the job and never changes.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,8 @@ pub struct Facts {
     pub epochs: u32,
     /// Steps of one.
     pub steps_per_epoch: u32,
+    /// What a drop by hand divides the rate by, unless told otherwise.
+    pub divide_by: f64,
 }
 
 /// The service of one job.
@@ -119,6 +125,56 @@ impl Coordinator for Service {
         };
         self.engine.send(Input::Event(Event::StopRequested { reason })).await;
         Ok(Response::new(pb::StopReply { phase: self.engine.status().phase.to_owned() }))
+    }
+
+    async fn drop_rate(
+        &self,
+        request: Request<pb::DropRateRequest>,
+    ) -> Result<Response<pb::DropRateReply>, Status> {
+        let it = request.into_inner();
+        let divide_by = if it.divide_by == 0.0 { self.facts.divide_by } else { it.divide_by };
+        if !(divide_by > 1.0 && divide_by <= MOST) {
+            let what = format!("a drop divides by more than 1 and at most {MOST}, not {divide_by}");
+            return Err(Status::invalid_argument(what));
+        }
+        let patience = Duration::try_from_secs_f64(it.patience_seconds).unwrap_or_default();
+        let until = Instant::now() + patience.min(LONGEST_PATIENCE);
+        let request = self.calls.fetch_add(1, Ordering::Relaxed);
+        let reason = wire::printable(&it.reason);
+        let mut watch = self.engine.watch();
+        let event = Event::DropOrdered { request, divide_by, reason };
+        if !self.engine.send(Input::Event(event)).await {
+            return Err(Status::unavailable("the job is over"));
+        }
+        let over = "the job ended before the order took effect; unless it never reached the \
+                    override log, it takes effect when the run goes on";
+        let decided = watch.wait_for(|status| {
+            let own = status.drops.iter().find(|it| it.request == Some(request));
+            own.is_some_and(|it| matches!(it.stage, DropStage::Effective(_) | DropStage::Failed(_)))
+        });
+        // Late is an answer, too: who is waited for.
+        let status = match timeout_at(until, decided).await {
+            Ok(Ok(status)) => status.clone(),
+            Ok(Err(_)) => return Err(Status::unavailable(over)),
+            Err(_) => self.engine.status(),
+        };
+        match status.drops.into_iter().find(|it| it.request == Some(request)) {
+            Some(DropStatus { stage: DropStage::Failed(error), .. }) => {
+                Err(Status::failed_precondition(error))
+            }
+            Some(drop) => {
+                let drop = Some(wire::drop_status(drop));
+                let steps_per_epoch = self.facts.steps_per_epoch;
+                Ok(Response::new(pb::DropRateReply { drop, steps_per_epoch }))
+            }
+            // Not even looked at yet.
+            None => {
+                let drop =
+                    pb::DropStatus { stage: "writing".to_owned(), divide_by, ..Default::default() };
+                let steps_per_epoch = self.facts.steps_per_epoch;
+                Ok(Response::new(pb::DropRateReply { drop: Some(drop), steps_per_epoch }))
+            }
+        }
     }
 }
 

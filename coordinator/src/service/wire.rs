@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use convoy_common::ids::{Generation, Position};
 use convoy_common::pb;
+use convoy_common::schedule::ManualDrop;
 use pb::coordinator_message::Kind as Out;
 use pb::worker_message::Kind as In;
 use serde::de::DeserializeOwned;
@@ -13,8 +14,8 @@ use serde::de::DeserializeOwned;
 use super::Facts;
 use crate::engine::Outgoing;
 use crate::machine::{
-    Assignment, Cause, ConnectionId, Evaluation, Event, Failed, Finished, Hello, Order, Report,
-    Seat, Status, StepReport, StepTimes, WorkerStatus,
+    Assignment, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed, Finished,
+    Hello, Order, Report, Seat, Status, StepReport, StepTimes, WorkerStatus,
 };
 
 /// Longest text of a worker that is kept, in characters.
@@ -57,6 +58,11 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
         }
         Some(In::Step(it)) => (it.generation, Report::Step(step(&it)?)),
         Some(In::Evaluation(it)) => (it.generation, Report::Evaluated(evaluation(&it)?)),
+        Some(In::DirectiveKnown(it)) => (it.generation, Report::DropKnown { number: it.number }),
+        Some(In::DirectiveApplied(it)) => {
+            let position = at(it.position)?;
+            (it.generation, Report::DropApplied { number: it.number, position })
+        }
         Some(In::PartUploaded(it)) => (
             it.generation,
             Report::PartUploaded {
@@ -168,6 +174,7 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
         Outgoing::Order(Order::StopAfterStep { checkpoint, reason }) => {
             Out::StopAfterStep(pb::StopAfterStep { checkpoint, reason })
         }
+        Outgoing::Order(Order::Drop(it)) => Out::Directive(directive(it)),
         Outgoing::Order(Order::Shutdown { reason, exit_code }) => {
             Out::Shutdown(pb::Shutdown { reason, exit_code: exit_code.into() })
         }
@@ -184,6 +191,30 @@ fn assignment(it: Assignment) -> pb::Assignment {
         lineage: it.lineage.0,
         position: Some(it.position.into()),
         manifest: it.manifest.unwrap_or_default(),
+        directives: it.drops.into_iter().map(directive).collect(),
+    }
+}
+
+fn directive(it: ManualDrop) -> pb::Directive {
+    let at = it.at.map(pb::Position::from);
+    pb::Directive { number: it.number, divide_by: it.divide_by, at }
+}
+
+/// What became of an order to drop the rate.
+pub(super) fn drop_status(it: DropStatus) -> pb::DropStatus {
+    let (stage, position, error) = match it.stage {
+        DropStage::Writing => ("writing", None, String::new()),
+        DropStage::Waiting => ("waiting", None, String::new()),
+        DropStage::Applied(at) | DropStage::Effective(at) => ("effective", Some(at), String::new()),
+        DropStage::Failed(error) => ("failed", None, error),
+    };
+    pb::DropStatus {
+        number: it.number,
+        divide_by: it.divide_by,
+        stage: stage.to_owned(),
+        position: position.map(pb::Position::from),
+        waiting_for: it.waiting_for,
+        error,
     }
 }
 
@@ -233,6 +264,7 @@ pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
         }),
         last_checkpoint: it.last_checkpoint.map(|it| it.path).unwrap_or_default(),
         eta_seconds: it.eta.map_or(0.0, |it| it.as_secs_f64()),
+        drops: it.drops.into_iter().filter(|it| it.number > 0).map(drop_status).collect(),
     }
 }
 

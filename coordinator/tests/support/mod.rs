@@ -12,6 +12,7 @@ use convoy_common::config::{RunConfig, Source};
 use convoy_common::dataset::{PackWriter, PixelStatistics, Sizes, Split};
 use convoy_common::ids::{Generation, Lineage, Position};
 use convoy_common::rpc::{self, Address};
+use convoy_common::schedule::{AppliedDrop, ScheduleState};
 use convoy_common::store::Store;
 use convoy_common::{PROTOCOL, VERSION, pb};
 use convoy_coordinator::engine;
@@ -244,6 +245,17 @@ impl Worker {
 
     /// Uploads its part of a state that is `fill` throughout, and says so.
     pub(crate) async fn checkpoint(&self, place: &Place, position: Position, fill: f32) {
+        self.checkpoint_after(place, position, fill, Vec::new()).await;
+    }
+
+    /// The same after drops by hand.
+    pub(crate) async fn checkpoint_after(
+        &self,
+        place: &Place,
+        position: Position,
+        fill: f32,
+        manual: Vec<AppliedDrop>,
+    ) {
         let layout = layout();
         let state_digest = digest(&layout, fill);
         self.checkpoint_as(place, position, fill, state_digest).await;
@@ -269,7 +281,7 @@ impl Worker {
         let shared = SharedState {
             position,
             global_step,
-            schedule: Default::default(),
+            schedule: ScheduleState { manual, ..ScheduleState::default() },
             samples_seen: 8 * global_step,
             last_loss: Some(0.7),
             world,
@@ -284,6 +296,26 @@ impl Worker {
             state_digest,
         }))
         .await;
+    }
+
+    /// The order to drop the rate, which must be the next one.
+    pub(crate) async fn directive(&mut self) -> pb::Directive {
+        match self.order().await {
+            Some(Out::Directive(directive)) => directive,
+            order => panic!("{order:?}"),
+        }
+    }
+
+    /// Says that it knows the order.
+    pub(crate) async fn knows(&self, number: u32) {
+        let generation = self.assignment.generation;
+        self.say(In::DirectiveKnown(pb::DirectiveKnown { generation, number })).await;
+    }
+
+    /// Says that the order took effect.
+    pub(crate) async fn dropped(&self, number: u32, position: Position) {
+        let (generation, position) = (self.assignment.generation, Some(position.into()));
+        self.say(In::DirectiveApplied(pb::DirectiveApplied { generation, number, position })).await;
     }
 
     pub(crate) async fn finish(&self, position: Position, cause: pb::FinishCause) {

@@ -18,6 +18,7 @@ use convoy_common::config::HEARTBEAT_INTERVAL;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::Generation;
+use convoy_common::schedule::ManualDrop;
 use convoy_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -120,6 +121,7 @@ impl Agent {
                         self.control.abandon();
                         return Ok(exit_code);
                     }
+                    Ok(Order::Drop(drop)) => self.learn(drop).await,
                     Ok(order) => self.on_order(order),
                     Err(error) => return self.without_coordinator(error.into()),
                 },
@@ -154,6 +156,8 @@ impl Agent {
                 );
                 self.generation = assignment.generation;
                 self.control.enter(Phase::Prepare);
+                // Whoever is ready knows them.
+                assignment.drops.iter().for_each(|drop| self.control.learn(*drop));
                 let (job, ring, events) =
                     (Arc::clone(&self.job), Arc::clone(&self.ring), self.events.clone());
                 tokio::spawn(async move {
@@ -170,8 +174,17 @@ impl Agent {
                 info!(reason, checkpoint, "stopping at the next step boundary");
                 self.control.stop_after_step(checkpoint);
             }
-            Order::Shutdown { .. } => unreachable!("invariant: handled by the caller"),
+            Order::Drop(_) | Order::Shutdown { .. } => {
+                unreachable!("invariant: handled by the caller")
+            }
         }
+    }
+
+    async fn learn(&mut self, drop: ManualDrop) {
+        let ManualDrop { number, divide_by, .. } = drop;
+        info!(number, divide_by, "the rate is to drop as soon as all ranks know it");
+        self.control.learn(drop);
+        self.report(Report::DropKnown { number }).await;
     }
 
     async fn on_event(&mut self, event: Event) {

@@ -2,7 +2,7 @@
 //!
 //! Every rank computes it for itself and comes to the same answer, so no rank ever waits for an
 //! evaluation or a checkpoint that another does not take part in. The order at a boundary is fixed:
-//! evaluation, schedule, checkpoint, end.
+//! drops by hand, evaluation, schedule, checkpoint, end.
 
 use convoy_common::config::RunConfig;
 use convoy_common::ids::Position;
@@ -29,6 +29,8 @@ pub(super) struct Agreed {
     pub(super) stop_checkpoint: bool,
     /// Every rank can take a snapshot without waiting.
     pub(super) slots_free: bool,
+    /// Every rank knows the orders of the override log up to this one.
+    pub(super) newest_drop: u32,
 }
 
 /// What to do before the next step.
@@ -112,7 +114,8 @@ impl Timetable {
 mod tests {
     use super::*;
 
-    const FREE: Agreed = Agreed { stop: false, stop_checkpoint: false, slots_free: true };
+    const FREE: Agreed =
+        Agreed { stop: false, stop_checkpoint: false, slots_free: true, newest_drop: 0 };
 
     fn timetable() -> Timetable {
         Timetable {
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_stop_takes_its_checkpoint_only_if_asked() {
-        let stop = Agreed { stop: true, stop_checkpoint: true, slots_free: false };
+        let stop = Agreed { stop: true, stop_checkpoint: true, slots_free: false, ..FREE };
         let due = timetable().due(at(0, 3), stop);
         assert_eq!(
             due,

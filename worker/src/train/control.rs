@@ -1,11 +1,14 @@
 //! What the trainer's thread and the rest of the worker know of each other.
 //!
 //! The trainer owns the tensors and is told nothing but wishes: a stop is wanted, the generation is
-//! over. It shows where it is. Both sides are a few atomics, so neither ever waits for the other.
+//! over, the rate is to drop. It shows where it is. Both sides are a few atomics and one short list,
+//! so neither ever waits for the other's work.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use convoy_common::ids::Position;
+use convoy_common::schedule::ManualDrop;
 
 /// What the worker is doing, as heartbeats tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Control {
     abandoned: AtomicBool,
     phase: AtomicU8,
     position: AtomicU64,
+    drops: Mutex<Vec<ManualDrop>>,
+    newest_drop: AtomicU32,
 }
 
 impl Control {
@@ -48,6 +53,14 @@ impl Control {
     pub fn stop_after_step(&self, checkpoint: bool) {
         self.checkpoint.fetch_or(checkpoint, Ordering::Relaxed);
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Takes in an order of the override log; all ranks will agree on where it takes effect.
+    /// Orders come in the order of their numbers.
+    pub fn learn(&self, drop: ManualDrop) {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).push(drop);
+        // After the order itself: a number that the ring has carried stands for a known order.
+        self.newest_drop.fetch_max(drop.number, Ordering::Release);
     }
 
     /// The generation is over: whatever the trainer does next is in vain.
@@ -77,7 +90,16 @@ impl Control {
 
     pub(super) fn wishes(&self) -> Wishes {
         let stop = self.stop.load(Ordering::Acquire);
-        Wishes { stop, checkpoint: stop && self.checkpoint.load(Ordering::Relaxed) }
+        Wishes {
+            stop,
+            checkpoint: stop && self.checkpoint.load(Ordering::Relaxed),
+            newest_drop: self.newest_drop.load(Ordering::Acquire),
+        }
+    }
+
+    /// All orders so far.
+    pub(super) fn drops(&self) -> Vec<ManualDrop> {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn is_abandoned(&self) -> bool {
@@ -92,6 +114,8 @@ pub(super) struct Wishes {
     pub(super) stop: bool,
     /// With a checkpoint there.
     pub(super) checkpoint: bool,
+    /// The newest order of the override log that this rank knows; 0: none.
+    pub(super) newest_drop: u32,
 }
 
 #[cfg(test)]
@@ -113,6 +137,16 @@ mod tests {
         assert_eq!(control.wishes(), Wishes::default());
         control.stop_after_step(true);
         control.stop_after_step(false);
-        assert_eq!(control.wishes(), Wishes { stop: true, checkpoint: true });
+        assert_eq!(control.wishes(), Wishes { stop: true, checkpoint: true, newest_drop: 0 });
+    }
+
+    #[test]
+    fn the_newest_order_is_known_with_all_before_it() {
+        let control = Control::default();
+        for number in [1, 2] {
+            control.learn(ManualDrop { number, divide_by: 10.0, at: None });
+        }
+        assert_eq!(control.wishes().newest_drop, 2);
+        assert_eq!(control.drops().len(), 2);
     }
 }

@@ -65,11 +65,12 @@ pub(super) fn encode(
     factors: &[Factors],
 ) -> Bytes {
     let floats: usize = factors.iter().map(|it| it.activations.len() + it.deltas.len()).sum();
-    let mut block = BytesMut::with_capacity(5 + 16 * statistics.len() + 4 * floats);
+    let mut block = BytesMut::with_capacity(9 + 16 * statistics.len() + 4 * floats);
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     block.put_u8(
         flag(wishes.stop, STOP) | flag(wishes.checkpoint, CHECKPOINT) | flag(slot_free, SLOT_FREE),
     );
+    block.put_u32_le(wishes.newest_drop);
     block.put_u32_le(statistics.len() as u32);
     for it in statistics {
         block.put_f64_le(it.loss);
@@ -86,7 +87,7 @@ pub(super) fn encode(
 
 /// Puts all ranks' blocks together; sums run in microbatch order, whoever sent them.
 pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, BlockError> {
-    let mut agreed = Agreed { slots_free: true, ..Agreed::default() };
+    let mut agreed = Agreed { slots_free: true, newest_drop: u32::MAX, ..Agreed::default() };
     let mut total = Statistics::default();
     let mut factors: Vec<Factors> = layers.iter().map(|_| Factors::default()).collect();
     for (rank, block) in blocks.iter().enumerate() {
@@ -95,6 +96,8 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
         agreed.stop |= flags & STOP != 0;
         agreed.stop_checkpoint |= flags & CHECKPOINT != 0;
         agreed.slots_free &= flags & SLOT_FREE != 0;
+        let newest_drop = u32::from_le_bytes(reader.array("the newest order")?);
+        agreed.newest_drop = agreed.newest_drop.min(newest_drop);
         let microbatches = u32::from_le_bytes(reader.array("a count of microbatches")?);
         let mut rows = 0_usize;
         for _ in 0..microbatches {
@@ -174,13 +177,14 @@ mod tests {
 
     #[test]
     fn blocks_of_unequal_ranks_become_the_rows_of_the_global_batch() {
-        let stop = Wishes { stop: true, checkpoint: false };
-        let blocks = [block(2, 10.0, Wishes::default(), true), block(1, 20.0, stop, false)];
+        let stop = Wishes { stop: true, checkpoint: false, newest_drop: 3 };
+        let knows_more = Wishes { newest_drop: 4, ..Wishes::default() };
+        let blocks = [block(2, 10.0, knows_more, true), block(1, 20.0, stop, false)];
         let gathered = decode(&blocks, &LAYERS).unwrap();
         assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3 });
         assert_eq!(
             gathered.agreed,
-            Agreed { stop: true, stop_checkpoint: false, slots_free: false }
+            Agreed { stop: true, stop_checkpoint: false, slots_free: false, newest_drop: 3 }
         );
         assert_eq!(gathered.factors[0].rows, 3);
         assert_eq!(
@@ -209,7 +213,7 @@ mod tests {
         long.push(0);
         assert!(decode(&[long.into()], &LAYERS).is_err());
         let mut boast = whole.to_vec();
-        boast[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
+        boast[5..9].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(decode(&[boast.into()], &LAYERS).is_err());
     }
 }

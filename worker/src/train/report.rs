@@ -28,6 +28,18 @@ pub enum Report {
     Step(StepReport),
     /// The validation split was evaluated (told by rank 0).
     Evaluation(EvaluationReport),
+    /// This worker knows the orders of the override log up to this one.
+    DropKnown {
+        /// Of the order.
+        number: u32,
+    },
+    /// A drop by hand took effect on all ranks (told by rank 0).
+    DropApplied {
+        /// Of the order.
+        number: u32,
+        /// Before the first step with the lower rate.
+        position: Position,
+    },
     /// This rank's part of a checkpoint is in the store.
     PartUploaded {
         /// The checkpoint's position.
@@ -157,6 +169,13 @@ impl Report {
                 learning_rate: it.learning_rate,
                 schedule_done: it.schedule_done,
             }),
+            Self::DropKnown { number } => {
+                Kind::DirectiveKnown(pb::DirectiveKnown { generation, number })
+            }
+            Self::DropApplied { number, position } => {
+                let position = Some(position.into());
+                Kind::DirectiveApplied(pb::DirectiveApplied { generation, number, position })
+            }
             Self::PartUploaded { position, part, shared, took, state_digest } => {
                 Kind::PartUploaded(pb::PartUploaded {
                     generation,

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::boundary::{Snapshot, Timetable};
+use super::boundary::{Agreed, Snapshot, Timetable};
 use super::control::{Control, Phase};
 use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
@@ -163,6 +163,8 @@ impl Trainer {
             self.meet(Moment::Committed)?;
             self.tell_step(lr, &committed);
 
+            self.drop_by_hand(committed.agreed);
+
             let mut due = self.timetable.due(self.position, committed.agreed);
             let fewest_errors = self.evaluations.fewest_errors;
             if due.evaluate && self.evaluate_and_observe()? {
@@ -224,6 +226,19 @@ impl Trainer {
                 times: *times,
                 bytes_sent: *bytes_sent,
             }));
+        }
+    }
+
+    /// Lets those orders of the override log take effect that all ranks know.
+    fn drop_by_hand(&mut self, agreed: Agreed) {
+        for drop in self.schedule.due(&self.control.drops(), agreed.newest_drop, self.position) {
+            self.schedule = self.rate.drop_by_hand(&self.schedule, drop);
+            let lr = self.rate.rate(&self.schedule, self.position);
+            let (number, Position { epoch, step }) = (drop.number, drop.at);
+            info!(number, epoch, step, lr, "a drop by hand takes effect");
+            if self.rank.0 == 0 {
+                self.tell(Report::DropApplied { number, position: self.position });
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
+use convoy_common::schedule::{ManualDrop, ScheduleState};
 use convoy_common::store::Store;
 use convoy_worker::data::{InMemory, Settings};
 use convoy_worker::model::{Device, Net, Spec};
@@ -38,6 +39,8 @@ pub(crate) struct Cluster {
     store: Store,
     _folder: TempDir,
     generations: u32,
+    /// The override log, which all ranks know from the start.
+    pub(crate) drops: Vec<ManualDrop>,
 }
 
 /// What one rank went through.
@@ -47,13 +50,14 @@ pub(crate) struct Lived {
     pub(crate) digest: String,
     pub(crate) steps: Vec<StepReport>,
     pub(crate) evaluations: Vec<EvaluationReport>,
+    pub(crate) drops: Vec<(u32, Position)>,
     pub(crate) parts: Vec<(SharedState, PartEntry)>,
     /// Of the whole state, as said with each part.
     pub(crate) said: Vec<String>,
 }
 
 /// What happens to the ranks besides training.
-pub(crate) type Disturbance = fn(rank: u32, control: &Control, ring: &Ring);
+pub(crate) type Disturbance = fn(rank: u32, control: &Arc<Control>, ring: &Ring);
 
 /// What is planted in a rank; it is given the way to kill that rank's connections, as a process
 /// that dies does.
@@ -106,6 +110,7 @@ impl Cluster {
             store,
             _folder: folder,
             generations: 0,
+            drops: Vec::new(),
         }
     }
 
@@ -219,6 +224,7 @@ impl Cluster {
         let uploader =
             Uploader::new(catalogue, Arc::clone(&layout), place, reports.clone(), handle.clone());
         let control = Arc::new(Control::default());
+        self.drops.iter().for_each(|drop| control.learn(*drop));
         disturb(rank, &control, &ring);
         let mut trainer = Trainer::new(Parts {
             config: self.config.clone(),
@@ -246,6 +252,7 @@ impl Cluster {
             digest: state::digest(trainer.net(), &layout).unwrap(),
             steps: Vec::new(),
             evaluations: Vec::new(),
+            drops: Vec::new(),
             parts: Vec::new(),
             said: Vec::new(),
         };
@@ -253,6 +260,7 @@ impl Cluster {
         while let Some(report) = inbox.blocking_recv() {
             match report {
                 Report::Step(it) => lived.steps.push(it),
+                Report::DropApplied { number, position } => lived.drops.push((number, position)),
                 Report::Evaluation(it) => lived.evaluations.push(it),
                 Report::PartUploaded { part, shared, state_digest, .. } => {
                     lived.parts.push((shared, part));
@@ -317,7 +325,7 @@ fn connections() -> Runtime {
 }
 
 /// Nothing happens.
-pub(crate) fn calm(_: u32, _: &Control, _: &Ring) {}
+pub(crate) fn calm(_: u32, _: &Arc<Control>, _: &Ring) {}
 
 /// Drawn once for all clusters of a process.
 fn images() -> Arc<InMemory> {

@@ -66,6 +66,7 @@ fn bf16_is_suggested_once_to_a_new_run_whose_workers_all_have_units_for_it() {
 fn a_resumed_job_assigns_the_checkpoint_and_its_position() {
     let mut plan = plan(1);
     plan.start = Start {
+        drops: Vec::new(),
         position: at(1, 2),
         checkpoint: Some(kept(at(1, 2))),
         state_digest: Some("d7".to_owned()),

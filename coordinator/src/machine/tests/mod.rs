@@ -1,5 +1,6 @@
 //! A job in a test's hand: events go in with a time of the test's own, effects are looked at.
 
+mod drops;
 mod ends;
 mod joining;
 mod losses;
@@ -37,6 +38,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         validation_images: 20,
         evaluation_crops: 1,
         evaluate_every_epochs: 1,
+        rate_moves_until: 0,
         log_every_steps: 5,
         deadlines: Deadlines::new(seconds(60), seconds(30), seconds(3), seconds(10)),
         fp32: true,
@@ -169,7 +171,11 @@ impl Job {
 
     /// All are ready.
     pub(super) fn training(workers: u32) -> Self {
-        let mut job = Self::preparing(workers);
+        Self::training_with(plan(workers))
+    }
+
+    pub(super) fn training_with(plan: Plan) -> Self {
+        let mut job = Self::preparing_with(plan);
         job.all_say(|_| Report::Ready { state_digest: "d0".to_owned() });
         assert_eq!(job.phase(), "training");
         job

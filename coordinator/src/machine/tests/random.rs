@@ -17,6 +17,7 @@ enum Act {
     Interrupt,
     Publish,
     FailToPublish,
+    Drop(u8),
     Pass(u16),
 }
 
@@ -30,6 +31,7 @@ enum Word {
     PartFailed(u32),
     Failed(Option<u8>, Option<u8>),
     Finished(u32, u8, u8),
+    Dropped(u32, u32),
 }
 
 fn word() -> impl Strategy<Value = Word> {
@@ -40,6 +42,7 @@ fn word() -> impl Strategy<Value = Word> {
         6 => (18u32..21).prop_map(Word::Part),
         1 => (18u32..21).prop_map(Word::OddPart),
         1 => (18u32..21).prop_map(Word::PartFailed),
+        1 => (1u32..3, 1u32..20).prop_map(|(number, step)| Word::Dropped(number, step)),
         1 => (proptest::option::of(0u8..4), proptest::option::of(0u8..80))
             .prop_map(|(blame, code)| Word::Failed(blame, code)),
         4 => (19u32..21, 0u8..3, 0u8..8).prop_map(|(at, cause, digest)| Word::Finished(at, cause, digest)),
@@ -58,6 +61,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => prop_oneof![3 => Just(Act::Publish), 1 => Just(Act::Interrupt)],
         4 => Just(Act::Publish),
         1 => Just(Act::FailToPublish),
+        1 => (0u8..3).prop_map(Act::Drop),
         2 => (0u16..4000).prop_map(Act::Pass),
     ]
 }
@@ -71,6 +75,7 @@ fn report(who: u64, word: &Word) -> Report {
         Word::Part(step) => part(position(step), who),
         Word::OddPart(step) => part_of(position(step), who, "bad"),
         Word::PartFailed(step) => part_failed(position(step), "no"),
+        Word::Dropped(number, step) => Report::DropApplied { number, position: position(step) },
         Word::Failed(blame, exit_code) => Report::Failed(Failed {
             position: at(0, 1),
             blame: blame.map(|it| char::from(b'a' + it).to_string()),
@@ -151,6 +156,23 @@ impl World {
             Act::FailToPublish => {
                 if let Some(position) = self.publishing.pop() {
                     self.job.on(Event::ManifestFailed { position, error: "no".to_owned() });
+                }
+            }
+            Act::Drop(outcome) => {
+                let (request, reason) = (self.next, "asked".to_owned());
+                self.job.on(Event::DropOrdered { request, divide_by: 10.0, reason });
+                let number = self.job.effects.iter().find_map(|effect| match effect {
+                    Effect::LogDrop { drop, .. } => Some(drop.number),
+                    _ => None,
+                });
+                match (number, outcome) {
+                    (Some(number), 0) => {
+                        self.job.on(Event::DropFailed { number, error: "no".to_owned() });
+                    }
+                    (Some(number), _) => {
+                        self.job.on(Event::DropLogged { number });
+                    }
+                    (None, _) => {}
                 }
             }
             Act::Pass(milliseconds) => {

@@ -59,6 +59,33 @@ fn a_drop_of_the_rate_is_told_once_with_the_position_where_it_took_effect() {
 }
 
 #[test]
+fn a_part_of_a_checkpoint_older_than_the_last_one_makes_no_second_manifest() {
+    let mut job = Job::training(1);
+    for step in [1, 2] {
+        job.say(0, part(at(0, step), 0));
+        assert_eq!(job.publications().len(), 1);
+        job.on(Event::ManifestPublished(kept(at(0, step))));
+    }
+    job.say(0, part(at(0, 1), 0));
+    assert!(job.publications().is_empty());
+}
+
+#[test]
+fn a_rate_that_moves_in_each_step_by_plan_is_no_news() {
+    let mut job = Job::training_with(Plan { rate_moves_until: 3, ..plan(1) });
+    let mut changes = Vec::new();
+    for step in 1..6 {
+        let learning_rate = 0.01 * f64::from(step);
+        job.say(0, Report::Step(StepReport { learning_rate, ..step_at(at(0, step)) }));
+        changes.extend(job.notes().into_iter().filter_map(|it| match it {
+            Note::RateChanged { position, .. } => Some(*position),
+            _ => None,
+        }));
+    }
+    assert_eq!(changes, [at(0, 3), at(0, 4)]);
+}
+
+#[test]
 fn steps_count_from_the_lowest_rank_and_forwards_alone() {
     let mut job = Job::training(2);
     job.say(0, Report::Step(step_at(at(0, 3))));
