@@ -13,26 +13,35 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+CONVS = ["conv1", "conv2", "conv3", "conv4", "conv5"]
+LINEARS = ["fc6", "fc7", "fc8"]
+
 
 def load(path):
     """The net, for n x 3 x side x side, in evaluation mode; the file's metadata; the mean image."""
     with safe_open(path, "pt") as file:
         facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    mean, g = tensors.pop("mean_image"), json.loads(facts["model"])["groups"]
-    layers = OrderedDict()
-    for n, (stride, pad, groups) in enumerate([(4, 0, 1), (1, 2, g), (1, 1, 1), (1, 1, g), (1, 1, g)], 1):
+    mean, model = tensors.pop("mean_image"), json.loads(facts["model"])
+    if owt := model["name"] == "alexnet-owt":  # torchvision's names, for torchvision.models.alexnet
+        names = dict(zip("features.0 features.3 features.6 features.8 features.10".split(), CONVS))
+        names.update(zip("classifier.1 classifier.4 classifier.6".split(), LINEARS))
+        tensors = {names[name.rpartition(".")[0]] + "." + name.rpartition(".")[2]: it for name, it in tensors.items()}
+    layers, g = OrderedDict(), model["groups"]
+    for n, (stride, pad, groups) in enumerate([(4, 2 * owt, 1), (1, 2, g), (1, 1, 1), (1, 1, g), (1, 1, g)], 1):
         out, into, size, _ = tensors[f"conv{n}.weight"].shape
         layers[f"conv{n}"] = nn.Conv2d(into * groups, out, size, stride, pad, groups=groups)
+        if f"bn{n}.weight" in tensors:  # alexnet-bn
+            layers[f"bn{n}"] = nn.BatchNorm2d(out)
         layers[f"relu{n}"] = nn.ReLU()
-        if n in (1, 2):  # the paper's alpha is 1e-4; PyTorch divides what it is given by 5
+        if model["name"] == "alexnet" and n in (1, 2):  # alpha is 1e-4; PyTorch divides its own by 5
             layers[f"norm{n}"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
         if n in (1, 2, 5):
             layers[f"pool{n}"] = nn.MaxPool2d(3, 2)
     layers["flat"] = nn.Flatten()
-    for n in (6, 7, 8):
-        out, into = tensors[f"fc{n}.weight"].shape
-        layers[f"fc{n}"] = nn.Linear(into, out)
-        layers[f"relu{n}"] = nn.ReLU() if n < 8 else nn.Identity()
+    for name in LINEARS:
+        out, into = tensors[f"{name}.weight"].shape
+        layers[name], layers[f"relu_{name}"] = nn.Linear(into, out), nn.ReLU()
+    del layers["relu_fc8"]
     net = nn.Sequential(layers)
     net.load_state_dict(tensors)
     return net.eval(), facts, mean

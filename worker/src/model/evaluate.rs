@@ -26,8 +26,7 @@ impl Lane {
     /// As [`Lane::forward_and_head`].
     pub fn evaluate(&self, input: Input<'_>) -> Result<Evaluation> {
         let (pixels, labels) = self.tensors(input)?;
-        let logits = self.logits(&pixels)?;
-        let score = head::score(&logits, &labels)?;
+        let score = head::score(&self.forward(&pixels)?, &labels)?;
         Ok(Evaluation {
             samples: input.labels.len() as u64,
             loss_sum: score.loss_sum,
@@ -37,7 +36,7 @@ impl Lane {
     }
 
     /// Forward without dropout: the logits, n x classes.
-    pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let features = trunk::forward(&self.spec, &self.weights, pixels)?;
         head::logits(&self.weights[2 * self.spec.convs().len()..], &features)
     }

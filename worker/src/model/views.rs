@@ -65,7 +65,7 @@ impl Lane {
     /// [`ModelError::Size`] if the pixels are not those of so many squares.
     pub fn scores(&self, pixels: &[f32], images: usize) -> Result<Vec<f32>> {
         let scores = if pixels.len() == images * self.spec.input_len() {
-            self.logits(&self.squares(pixels, images)?)?
+            self.forward(&self.squares(pixels, images)?)?
         } else {
             self.views_scores(pixels, images)?
         };
@@ -82,7 +82,7 @@ impl Lane {
             for View { x, y, mirrored } in views(square, side) {
                 let window = squares.f_narrow(2, y, side)?.f_narrow(3, x, side)?;
                 let window = if mirrored { window.f_flip([3])? } else { window.f_contiguous()? };
-                log_probabilities.push(self.logits(&window)?.f_log_softmax(1, Kind::Double)?);
+                log_probabilities.push(self.forward(&window)?.f_log_softmax(1, Kind::Double)?);
             }
             let sum = Tensor::f_stack(&log_probabilities, 0)?.f_logsumexp([0], false)?;
             Ok(sum.f_sub_scalar((VIEWS as f64).ln())?.f_to_kind(Kind::Float)?)
