@@ -80,6 +80,7 @@ def main():
     config = tomllib.loads(args.config.read_text())
     model, recipe = config["model"], config["train"]
     assert config["schedule"]["kind"] in ("steps", "constant"), "only steps and constant are known here"
+    assert set(config["schedule"]) <= {"kind", "drops"}, "no warm-up is known here"
     drops = config["schedule"].get("drops", [])
     scale, sigma = model["pixel_scale"], config["data"]["colour_sigma"]
     torch.manual_seed(args.seed)
