@@ -366,12 +366,12 @@ pub struct Evaluation {
     pub every_epochs: u32,
     /// Windows of an image that the net is shown: 1, the centre, or 10, the four corners and the
     /// centre and their mirror images, whose softmax outputs are averaged (section 4.1 of the paper).
-    #[serde(default = "one")]
+    #[serde(default = "one_crop")]
     pub crops: u32,
 }
 
-/// What older records, which do not say it, mean.
-fn one() -> u32 {
+/// What records from before there were several mean.
+fn one_crop() -> u32 {
     1
 }
 

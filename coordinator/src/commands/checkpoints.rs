@@ -223,6 +223,14 @@ fn age(created: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use convoy_common::checkpoint::{
+        Evaluations, Header, Manifest, SharedState, StateLayout, TensorSpec, encode_part,
+    };
+    use convoy_common::config::Source;
+    use convoy_common::dataset::DatasetIdentity;
+    use convoy_common::ids::Term;
+    use convoy_common::run_record::Opening;
+
     use super::*;
 
     #[test]
@@ -231,6 +239,65 @@ mod tests {
         let before = SystemTime::now() - Duration::from_secs(7384);
         assert_eq!(age(&humantime::format_rfc3339_seconds(before).to_string()), "2h 3m");
         assert_eq!(age("nonsense"), "-");
+    }
+
+    /// A run with a checkpoint for each pair of step and errors of 40.
+    async fn run_with(url: &str, checkpoints: &[(u64, u64)]) {
+        let store = Store::open(url).unwrap();
+        let text = "[run]\nurl = 'run'\n[data]\nurl = 'data'\n";
+        let source = Source::new("a.toml".as_ref(), &[]).with_environment(vec![]);
+        let config = source.with_folder(url).resolve_text(text).unwrap().config;
+        let dataset =
+            DatasetIdentity { digest: "d".to_owned(), train: 9, validation: 40, classes: 2 };
+        run_record::open_or_create(&store, &config, &dataset, Opening::Fresh).await.unwrap();
+        let catalogue = Checkpoints::new(store);
+        let lineage = catalogue.new_lineage(None).await.unwrap().lineage;
+        let tensors = vec![TensorSpec { name: "w".to_owned(), shape: vec![4] }];
+        let layout = StateLayout::new(tensors.clone());
+        for &(step, top1_errors) in checkpoints {
+            let data = [vec![step as u8; 16].into()];
+            let part = encode_part(&layout, Term(1), 0, 1, 0..1, &data).unwrap();
+            catalogue.upload_part(lineage, step, &part).await.unwrap();
+            let tally = Tally { images: 40, top1_errors, top5_errors: 0 };
+            let shared = SharedState {
+                global_step: step,
+                evaluations: Evaluations::default().with(tally),
+                ..SharedState::at_the_start()
+            };
+            let header = Header {
+                run_id: String::new(),
+                record_digest: String::new(),
+                lineage,
+                parent: None,
+                term: Term(1),
+                model: config.model.clone(),
+                dataset: dataset.clone(),
+                shared,
+                tensors: tensors.clone(),
+            };
+            let manifest = Manifest::assemble(header, vec![part.entry]).unwrap();
+            catalogue.publish(&manifest).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_list_names_the_best_and_it_can_be_shown() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let url = folder.path().to_str().unwrap();
+        run_with(url, &[(10, 20), (20, 9), (30, 11)]).await;
+        let (text, _) = list(url).await.unwrap();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert!(lines[0].contains("27.50 %") && !lines[0].contains("best"), "{text}");
+        assert!(lines[1].contains("22.50 % best"), "{text}");
+        assert!(lines[2].contains("50.00 %") && !lines[2].contains("best"), "{text}");
+        let (shown, _) = show(&format!("{url}@best"), false).await.unwrap();
+        assert!(shown.contains("9 of 40 images (22.50 %)"), "{shown}");
+        let (json, _) = show(&format!("{url}@best"), true).await.unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (json["step"].as_u64(), json["evaluation"]["top1_errors"].as_u64()),
+            (Some(20), Some(9))
+        );
     }
 
     #[tokio::test]

@@ -57,8 +57,9 @@ impl Settings {
 
 /// Microbatches in the order of their requests, prepared ahead.
 ///
-/// Holds at most `prefetch` of them, about 0.6 MB an image. Dropping it ends its threads: each
-/// finishes the image that it holds, a few milliseconds, and reads under way are dropped.
+/// Holds at most `prefetch` of them, about 0.6 MB an image, or 0.8 MB where whole squares are asked
+/// for. Dropping it ends its threads: each finishes the image that it holds, a few milliseconds, and
+/// reads under way are dropped.
 pub struct Pipeline {
     delivery: Arc<Delivery>,
     queue: Arc<Queue>,

@@ -94,6 +94,28 @@ fn workers_that_live_and_do_not_move_are_found() {
 }
 
 #[test]
+fn an_evaluation_by_ten_views_may_take_ten_times_as_long() {
+    for (crops, allowed) in [(1, 1000), (10, 10_000)] {
+        let plan = Plan { validation_images: 2000, evaluation_crops: crops, ..plan(1) };
+        let mut job = Job::preparing_with(plan);
+        job.say(0, Report::Ready { state_digest: "d0".to_owned() });
+        // 20 images a second.
+        job.say(0, Report::Step(step_at(at(0, 1))));
+        let (begin, generation) = (job.now, job.generation());
+        while job.phase() == "training" && job.now < begin + SECOND * 30_000 {
+            job.now += SECOND;
+            let report = Report::Heartbeat { position: at(0, 1), phase: "evaluate".to_owned() };
+            let said = Event::Said { connection: id(0), generation, report };
+            // Without the invariants, which look at all that has happened each time.
+            job.machine.step(job.now, said);
+            job.machine.step(job.now, Event::Tick);
+        }
+        let waited = (job.now - begin).as_secs();
+        assert!((allowed..=allowed + 2).contains(&waited), "{crops} views: {waited} s");
+    }
+}
+
+#[test]
 fn a_checkpoint_that_was_complete_is_still_published_when_a_worker_is_lost() {
     let mut job = Job::training(2);
     job.say(1, part(at(0, 5), 1)).gone(1);
