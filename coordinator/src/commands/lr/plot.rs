@@ -16,6 +16,9 @@ pub(super) struct Style {
     pub(super) width: usize,
     /// Box-drawing letters, for a terminal.
     pub(super) fancy: bool,
+    /// A logarithmic scale where values lie far apart. Not for a curve that falls to nothing, which
+    /// would be all tail.
+    pub(super) logarithmic: bool,
 }
 
 impl Style {
@@ -30,7 +33,7 @@ impl Style {
 pub(super) fn draw(points: &[f64], style: Style, left: &str, right: &str) -> String {
     let largest = points.iter().copied().fold(0.0, f64::max);
     let smallest = points.iter().copied().fold(f64::INFINITY, f64::min);
-    let logarithmic = smallest > 0.0 && largest / smallest >= WIDE;
+    let logarithmic = style.logarithmic && smallest > 0.0 && largest / smallest >= WIDE;
     let (floor, top) =
         if logarithmic { (smallest.log10(), largest.log10()) } else { (0.0, largest) };
     let row_of = |value: f64| {
@@ -92,7 +95,7 @@ pub(super) fn rate(value: f64) -> String {
 mod tests {
     use super::*;
 
-    const PLAIN: Style = Style { width: 60, fancy: false };
+    const PLAIN: Style = Style { width: 60, fancy: false, logarithmic: true };
 
     #[test]
     fn a_line_falls_from_the_top_left_to_the_bottom_right() {
@@ -117,9 +120,17 @@ mod tests {
     }
 
     #[test]
+    fn a_curve_that_falls_to_almost_nothing_is_drawn_on_a_linear_scale() {
+        let points: Vec<f64> = (0..40).map(|n| (1.0 - f64::from(n) / 40.0).powi(8)).collect();
+        let text = draw(&points, Style { logarithmic: false, ..PLAIN }, "", "");
+        assert!(text.contains("0 |") && !text.contains("logarithmic"), "{text}");
+    }
+
+    #[test]
     fn a_constant_and_a_curve_of_nothing_are_drawn_too() {
         for value in [0.0, 0.01] {
-            let text = draw(&[value; 20], Style { width: 10, fancy: true }, "a", "b");
+            let text =
+                draw(&[value; 20], Style { width: 10, fancy: true, logarithmic: true }, "a", "b");
             assert_eq!(text.matches('█').count(), 20, "{text}");
         }
     }

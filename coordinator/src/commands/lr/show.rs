@@ -72,7 +72,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         format!("{}\n", curve.as_json())
     } else {
         let terminal = io::stdout().is_terminal();
-        let style = Style { width: if terminal { columns() } else { WIDTH }, fancy: terminal };
+        let style = Style {
+            width: if terminal { columns() } else { WIDTH },
+            fancy: terminal,
+            logarithmic: !config.schedule.depends_on_end(),
+        };
         let note = note.map(|it| format!("steps are not known: {it}\n")).unwrap_or_default();
         format!("{}\n{}\n{note}{}", curve.heading(), curve.plot(style), curve.table())
     };
@@ -363,6 +367,8 @@ mod tests {
         let curve = Curve::new(&config, Some(10));
         let rows: Vec<Row> = curve.rows().collect();
         assert_eq!(rows.len(), 2);
-        assert!(curve.plot(Style { width: 60, fancy: false }).contains("step 13"));
+        assert!(
+            curve.plot(Style { width: 60, fancy: false, logarithmic: true }).contains("step 13")
+        );
     }
 }
