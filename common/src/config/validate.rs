@@ -10,7 +10,8 @@ use super::rates;
 use super::raw::Entries;
 use super::reader::{LARGEST_INTEGER, Reader};
 use super::run_config::{
-    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName, Numerics, Optimizer, Precision, Reduction, Run, RunConfig, Train, Wire,
+    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName,
+    Numerics, Optimizer, Precision, Reduction, Run, RunConfig, Train, Wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,6 +1,6 @@
 use super::Observation::{Done, Dropped, Improved, Stalled};
 use super::*;
-use crate::config::{RateDrop, Schedule, Train};
+use crate::config::{Optimizer, RateDrop, Schedule, Train};
 
 const START: Position = Position { epoch: 0, step: 0 };
 
@@ -16,6 +16,8 @@ fn train(lr: f64, epochs: u32) -> Train {
         momentum: 0.9,
         weight_decay: 0.0,
         lr_base_batch: None,
+        optimizer: Optimizer::Sgd,
+        lars_trust: 0.001,
     }
 }
 

@@ -256,9 +256,7 @@ impl Worker {
         fill: f32,
         manual: Vec<AppliedDrop>,
     ) {
-        let layout = layout();
-        let state_digest = digest(&layout, fill);
-        self.checkpoint_as(place, position, fill, state_digest).await;
+        self.upload(place, (position, fill), digest(&layout(), fill), manual).await;
     }
 
     /// The same with the digest of another state.
@@ -268,6 +266,16 @@ impl Worker {
         position: Position,
         fill: f32,
         state_digest: String,
+    ) {
+        self.upload(place, (position, fill), state_digest, Vec::new()).await;
+    }
+
+    async fn upload(
+        &self,
+        place: &Place,
+        (position, fill): (Position, f32),
+        state_digest: String,
+        manual: Vec<AppliedDrop>,
     ) {
         let layout = layout();
         let world = self.assignment.roster.len() as u32;

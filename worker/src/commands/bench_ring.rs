@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use convoy_common::config::{HeadExchange, Numerics, Reduction, Wire};
+use convoy_common::config::{HeadExchange, Numerics, Precision, Reduction, Wire};
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::{Generation, Rank, Term};
@@ -160,6 +160,7 @@ fn numerics(args: &Args) -> Numerics {
         },
         block: args.block.max(1),
         wire: if args.bf16 { Wire::Bf16 } else { Wire::Fp32 },
+        precision: Precision::Fp32,
     }
 }
 

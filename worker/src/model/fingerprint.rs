@@ -7,7 +7,7 @@
 //! connected layer. Equal hashes do not prove that all other computations are equal, too; that is
 //! what the digests at checkpoints are for. Unequal ones prove that they are not.
 
-use convoy_common::config::{Init, Model, Numerics};
+use convoy_common::config::{Init, Model, Numerics, Optimizer};
 use convoy_common::random::{Random, Stream};
 
 use super::{
@@ -32,7 +32,8 @@ pub fn fingerprint(model: &Model, numerics: &Numerics, device: Device) -> Result
     // Values of ordinary size at every layer, whatever the run starts from.
     let model = Model { narrow: NARROW, init: Init::Kaiming, ..model.clone() };
     let spec = Spec::of(&model, CLASSES)?;
-    let mut net = Net::initialised(spec, &model, SEED, device)?;
+    let mut net =
+        Net::initialised(spec, &model, SEED, device)?.with_precision(numerics.precision)?;
 
     let mut pixels = vec![0f32; SAMPLES * net.spec().input_len()];
     Random::new(SEED, Stream::Drawing, 0, 0, 0).fill_normal(&mut pixels, 1.0);
@@ -56,7 +57,13 @@ pub fn fingerprint(model: &Model, numerics: &Numerics, device: Device) -> Result
     add(&trunk);
     add(&product()?);
     let head = head.factors.map(HeadGradient::Factors);
-    let hyper = Hyper { lr: 0.01, momentum: 0.9, weight_decay: 0.0005 };
+    let hyper = Hyper {
+        lr: 0.01,
+        momentum: 0.9,
+        weight_decay: 0.0005,
+        optimizer: Optimizer::Sgd,
+        lars_trust: 0.001,
+    };
     net.commit(&Reduced { trunk, head }, hyper, 1)?;
     hasher.update(net.digest()?.as_bytes());
     Ok(hasher.finalize().to_hex()[..DIGITS].to_owned())

@@ -72,7 +72,7 @@ pub struct Lane {
     pub(super) weights: Vec<Tensor>,
     /// Running statistics of batch normalisation.
     pub(super) statistics: Vec<Tensor>,
-    kind: Kind,
+    pub(super) kind: Kind,
     dropout: Dropout,
 }
 

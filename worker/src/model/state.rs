@@ -47,7 +47,7 @@ impl Net {
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         let view = narrow(self.state_tensor(tensor), tensor, &rows)?;
-        match host::values(&view).filter(|_| cfg!(target_endian = "little")) {
+        match host::values::<f32>(&view).filter(|_| cfg!(target_endian = "little")) {
             Some(values) => Ok(look(bytemuck::cast_slice(values))),
             None => Ok(look(&self.read_rows(tensor, rows)?)),
         }

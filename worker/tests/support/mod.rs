@@ -9,7 +9,7 @@ use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{DatasetIdentity, Encoded};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
-use convoy_common::schedule::{ManualDrop, ScheduleState};
+use convoy_common::schedule::ManualDrop;
 use convoy_common::store::Store;
 use convoy_worker::data::{InMemory, Settings};
 use convoy_worker::model::{Device, Net, Spec};
