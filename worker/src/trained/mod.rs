@@ -70,7 +70,8 @@ impl Trained {
             return Err(TrainedError::OtherDataset { url: url.to_owned() }.into());
         }
         let classes = record.dataset.classes as usize;
-        let mut net = Net::zeroed(Spec::of(&manifest.model, classes)?, device)?;
+        let mut net = Net::zeroed(Spec::of(&manifest.model, classes)?, device)?
+            .with_precision(record.config.numerics.precision)?;
         let layout = state::layout(&net);
         state::load(&checkpoints, &manifest, &layout, &mut net).await?;
         let shared = &manifest.shared;
