@@ -327,7 +327,7 @@ impl Reporter {
 /// What this worker computes under the run's numerics; the coordinator compares it.
 #[derive(Clone, Debug)]
 pub struct Computed {
-    /// As [`crate::model::fingerprint`] gives it.
+    /// As [`crate::model::fingerprint()`] gives it.
     pub fingerprint: String,
 }
 

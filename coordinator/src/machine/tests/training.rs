@@ -211,3 +211,12 @@ fn states_are_compared_even_where_a_part_was_not_stored() {
     job.say(2, part_of(at(0, 5), 2, "bad"));
     assert!(job.outcome().message.starts_with("worker c holds another state"));
 }
+
+#[test]
+fn a_part_of_a_checkpoint_older_than_the_last_one_publishes_nothing_again() {
+    let mut job = Job::training(1);
+    job.say(0, part(at(1, 9), 0)).say(0, part(at(1, 8), 0));
+    job.on(Event::ManifestPublished(kept(at(1, 8))));
+    job.on(Event::ManifestPublished(kept(at(1, 9))));
+    assert!(job.say(0, part(at(1, 8), 0)).publications().is_empty());
+}
