@@ -86,7 +86,7 @@ pub fn config() -> RunConfig {
         },
         "train": {
             "epochs": 90, "max_steps": null, "batch": 128, "lr": 0.01, "momentum": 0.9,
-            "weight_decay": 0.0005,
+            "weight_decay": 0.0005, "optimizer": "sgd", "lars_trust": 0.001,
         },
         "schedule": {
             "kind": "steps", "drops": [{ "epoch": 30, "factor": 0.1 }], "warmup_epochs": 0,
@@ -94,6 +94,7 @@ pub fn config() -> RunConfig {
         },
         "numerics": {
             "microbatch": 32, "threads_per_lane": 1, "head_exchange": "auto", "reduction": "fast",
+            "precision": "fp32",
         },
         "evaluation": { "every_epochs": 1 },
         "checkpoint": { "every_steps": 100, "every_epochs": 1, "keep_last": 3 },
