@@ -76,16 +76,18 @@ fn a_drop_waits_until_all_ranks_know_it_and_its_log_gives_the_same_bits_again() 
         assert_eq!(dropped.learning_rate, plain.learning_rate / by, "step {number}");
     }
 
-    let mut replay = Cluster::new(&RUN);
-    replay.drops = vec![order(1, Some(at))];
-    let replayed = replay.run(&[1, 1], None, calm);
-    assert_eq!(digest(&replayed), expected, "replayed from the log");
-    assert_eq!(replayed[0].drops, [(1, at)]);
+    for lanes in [&[2][..], &[1, 2, 1]] {
+        let mut replay = Cluster::new(&RUN);
+        replay.drops = vec![order(1, Some(at))];
+        let replayed = replay.run(lanes, None, calm);
+        assert_eq!(digest(&replayed), expected, "replayed from the log on {lanes:?}");
+        assert_eq!(replayed[0].drops, [(1, at)]);
+    }
 
     cluster.drops = vec![order(1, Some(at))];
-    for step in [4, 8] {
+    for (step, lanes) in [(4, &[1, 1, 1][..]), (8, &[1])] {
         let manifest = cluster.publish(&ranks, step);
-        let resumed = cluster.run(&[1, 1], Some(&manifest), calm);
+        let resumed = cluster.run(lanes, Some(&manifest), calm);
         assert_eq!(digest(&resumed), expected, "resumed at step {step}");
     }
 }

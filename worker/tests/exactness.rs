@@ -22,7 +22,7 @@ use support::{Cluster, Kill, Lived, calm};
 const STEPS: u64 = 4;
 
 /// Numerics under which the promise must hold; a new kind of numerics is one more line.
-const VARIANTS: [&[&str]; 6] = [
+const VARIANTS: [&[&str]; 9] = [
     &["numerics.head_exchange=factors"],
     &["numerics.head_exchange=gradients"],
     &["numerics.head_exchange=gradients", "numerics.block=2"],
@@ -30,6 +30,9 @@ const VARIANTS: [&[&str]; 6] = [
     // Three microbatches, the last of two samples, and two in the short batch.
     &["numerics.microbatch=3", "numerics.head_exchange=gradients"],
     &["model.groups=1", "model.dropout=0", "numerics.microbatch=1"],
+    &["numerics.precision=bf16"],
+    &["model.name=alexnet-bn", "numerics.head_exchange=gradients"],
+    &["model.name=alexnet-owt", "train.optimizer=lars", "train.lr=1.0"],
 ];
 
 /// Clusters by the lanes of their ranks; the last one has more ranks than microbatches.
@@ -203,8 +206,8 @@ fn the_bytes_that_a_rank_sends_are_those_of_its_plan() {
     let spec = convoy_worker::model::Spec::of(&cluster.config.model, 3).unwrap();
     let trunk = 4 * spec.trunk_len() as u64;
     let row: usize = spec.linears().iter().map(|it| it.inputs + it.outputs).sum();
-    // Control word, statistics of two microbatches, and the rows of four samples.
-    let block = 5 + 2 * 16 + 4 * 4 * row as u64;
+    // Control word, count and statistics of two microbatches, and the rows of four samples.
+    let block = 5 + 4 + 2 * 16 + 4 * 4 * row as u64;
     assert_eq!(steps(&lived), trunk + block);
     assert!(lived[0].steps[0].times.hidden <= lived[0].steps[0].times.compute);
 }
@@ -212,14 +215,16 @@ fn the_bytes_that_a_rank_sends_are_those_of_its_plan() {
 #[test]
 #[ignore = "takes minutes; deploy/test --full exactness runs it"]
 fn the_real_alexnet_comes_to_the_same_bits_on_one_two_and_three_workers() {
-    let real = || {
-        let mut cluster = cluster(&["model.narrow=1"], 10);
-        cluster.classes = 10;
-        cluster
-    };
-    let (expected, _) = train(&mut real(), &[1], None);
-    for lanes in [&[1, 1][..], &[1, 1, 1]] {
-        let (found, _) = train(&mut real(), lanes, None);
-        assert_eq!(found, expected, "{lanes:?}");
+    for precision in ["numerics.precision=fp32", "numerics.precision=bf16"] {
+        let real = || {
+            let mut cluster = cluster(&["model.narrow=1", precision], 10);
+            cluster.classes = 10;
+            cluster
+        };
+        let (expected, _) = train(&mut real(), &[1], None);
+        for lanes in [&[1, 1][..], &[1, 1, 1]] {
+            let (found, _) = train(&mut real(), lanes, None);
+            assert_eq!(found, expected, "{precision} on {lanes:?}");
+        }
     }
 }

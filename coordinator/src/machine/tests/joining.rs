@@ -49,7 +49,7 @@ fn bf16_is_suggested_once_to_a_new_run_whose_workers_all_have_units_for_it() {
         let mut seen = 0;
         for (number, bf16_units) in units.into_iter().enumerate() {
             let hello = Hello { bf16_units, ..hello(["a", "b"][number]) };
-            job.on(Event::Joined { connection: id(number as u64), hello });
+            job.join_as(id(number as u64), hello, "f0");
             let said = |it: &&Effect| matches!(it, Effect::Log(Note::Bf16Possible));
             seen += job.effects.iter().filter(said).count();
         }
