@@ -9,6 +9,7 @@
 //! Everything here runs on the main thread, because the children's lives are tied to the thread
 //! that starts them ([`tether`]).
 
+mod address;
 mod child;
 mod console;
 mod drawn;
@@ -18,6 +19,7 @@ mod progress;
 mod signals;
 mod supervisor;
 mod tether;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,12 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use convoy_common::config::RunConfig;
-use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::telemetry::{self, Format};
 use tokio::process::Command;
 use tokio::sync::mpsc;
-use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
+use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use child::Handle;
 use console::Console;
@@ -38,7 +39,7 @@ use error::LaunchError;
 pub(crate) use plan::Device;
 use plan::{Machine, Serve};
 use signals::Signals;
-use supervisor::{Ending, Event, Notice, Order, Patience, Supervisor, Who};
+use supervisor::{Event, Notice, Order, Patience, Supervisor, Who};
 
 /// How long the coordinator may take to say where it listens.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
@@ -127,7 +128,7 @@ pub(crate) fn run(launch: &Launch) -> Result<ExitCode, Failure> {
     // Without an address there is none; nothing else can be done about a file that stays.
     let _ = std::fs::remove_file(&address_file);
     if let Ok(code) = &code {
-        tracing::info!(exit_code = code, meaning = meaning(*code), "launch over");
+        tracing::info!(exit_code = code, meaning = words::meaning(*code), "launch over");
     }
     console.finish(PRINT_PATIENCE);
     Ok(ExitCode::from(code?))
@@ -163,7 +164,7 @@ impl Job<'_> {
         let mut signals = Signals::listen().map_err(LaunchError::Runtime)?;
         let (events, mut inbox) = mpsc::channel(16);
         self.start_coordinator(&events)?;
-        let address = address_in(self.address_file.clone());
+        let address = address::written_in(self.address_file.clone());
         tokio::pin!(address);
         let mut waiting = true;
         let address_due = TokioInstant::now() + ADDRESS_PATIENCE;
@@ -204,7 +205,11 @@ impl Job<'_> {
     fn take_in(&mut self, event: Event) -> Option<u8> {
         if let Event::Ended(who, how) = event {
             self.children.retain(|(it, _)| *it != who);
-            tracing::debug!(process = self.name(who), ending = describe(how), "process ended");
+            tracing::debug!(
+                process = self.name(who),
+                ending = words::describe(how),
+                "process ended"
+            );
         }
         for order in self.supervisor.step(Instant::now(), event) {
             match order {
@@ -307,104 +312,6 @@ impl Job<'_> {
     }
 
     fn say(&self, notice: Notice) {
-        match notice {
-            Notice::Stopping => tracing::info!(
-                grace = %humantime::format_duration(self.launch.grace),
-                "stopping after a checkpoint; a second signal ends everything at once"
-            ),
-            Notice::StoppingAtOnce => tracing::warn!("second signal: ending everything at once"),
-            Notice::GraceOver => tracing::error!(
-                grace = %humantime::format_duration(self.launch.grace),
-                "coordinator did not end in time; ending everything"
-            ),
-            Notice::WorkerEnded(index, how) => match how {
-                Ending::Code(exit::OK) => {
-                    tracing::info!(worker = self.name(Who::Worker(index)), "worker ended");
-                }
-                how => tracing::error!(
-                    worker = self.name(Who::Worker(index)),
-                    ending = describe(how),
-                    "worker failed"
-                ),
-            },
-            Notice::CoordinatorAsked => {
-                tracing::error!("job waits for a worker that is gone; asking coordinator to stop");
-            }
-            Notice::CoordinatorCrashed(number) => tracing::error!(
-                ending = describe(Ending::Signal(number)),
-                "coordinator crashed; launching the same config again resumes from the newest checkpoint"
-            ),
-            Notice::WorkersLeft(left) => {
-                tracing::warn!(left, "workers outlived the coordinator; ending them");
-            }
-            Notice::GivenUp(left) => {
-                tracing::error!(left, "killed processes are not gone yet; not waiting for them");
-            }
-        }
-    }
-}
-
-/// Waits until the coordinator has written where it listens; it writes the file by renaming.
-async fn address_in(file: PathBuf) -> String {
-    loop {
-        if let Ok(text) = std::fs::read_to_string(&file)
-            && let Some(address) = reachable(text.trim())
-        {
-            return address;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// The address by which this machine reaches a listener: one on all interfaces is on loopback too.
-fn reachable(listens: &str) -> Option<String> {
-    let (host, port) = listens.rsplit_once(':')?;
-    port.parse::<u16>().ok().filter(|it| *it != 0)?;
-    Some(match host {
-        "0.0.0.0" => format!("127.0.0.1:{port}"),
-        "[::]" => format!("[::1]:{port}"),
-        host => format!("{host}:{port}"),
-    })
-}
-
-fn describe(how: Ending) -> String {
-    match how {
-        Ending::Code(code) => format!("exit code {code} ({})", meaning(code)),
-        Ending::Signal(number) => format!("signal {number} ({})", signals::name(number)),
-    }
-}
-
-/// What an exit code of either program means, in a word or two.
-fn meaning(code: u8) -> &'static str {
-    match code {
-        exit::OK => "done",
-        exit::USAGE => "wrong command line",
-        exit::BAD_INPUT => "wrong input",
-        exit::UNAVAILABLE => "something could not be reached",
-        exit::NON_FINITE => "non-finite loss or gradient",
-        exit::WORKER_LOST => "worker lost",
-        exit::DIVERGED => "workers held different states",
-        exit::STOPPED => "stopped after a checkpoint",
-        exit::INTERRUPTED => "interrupted",
-        _ => "failure",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_coordinator_on_all_interfaces_is_reached_over_loopback() {
-        assert_eq!(reachable("0.0.0.0:7000").as_deref(), Some("127.0.0.1:7000"));
-        assert_eq!(reachable("[::]:7000").as_deref(), Some("[::1]:7000"));
-        assert_eq!(reachable("10.0.0.7:7000").as_deref(), Some("10.0.0.7:7000"));
-    }
-
-    #[test]
-    fn half_an_address_is_not_taken() {
-        for text in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:99999"] {
-            assert_eq!(reachable(text), None, "{text}");
-        }
+        words::say(notice, self.launch.grace, |worker| self.name(Who::Worker(worker)));
     }
 }

@@ -9,7 +9,7 @@ use convoy_common::exit;
 use convoy_common::failure::Failure;
 
 use crate::model::Spec;
-use crate::model::spec::Row;
+use crate::model::table::Row;
 
 /// Prints the net: each layer's output, parameters, neurons and arithmetic, and the totals.
 #[derive(Debug, clap::Args)]

@@ -31,6 +31,7 @@ pub mod net;
 mod reference_tests;
 pub mod spec;
 mod state;
+pub mod table;
 pub mod threads;
 mod trunk;
 mod views;
