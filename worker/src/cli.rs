@@ -40,11 +40,14 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::BenchRing(args) => bench_ring::run(args),
     };
-    outcome.unwrap_or_else(|failure: Failure| {
-        #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]
-        {
-            eprintln!("{failure}");
-        }
-        ExitCode::from(failure.code())
-    })
+    outcome.unwrap_or_else(|failure: Failure| ExitCode::from(told(failure)))
+}
+
+/// Tells the user what failed, and gives the exit code for it.
+pub(crate) fn told(failure: Failure) -> u8 {
+    #[expect(clippy::print_stderr, reason = "the one place where a failure reaches the user")]
+    {
+        eprintln!("{failure}");
+    }
+    failure.code()
 }

@@ -8,6 +8,7 @@ pub mod allocator;
 pub mod cli;
 mod commands;
 pub mod data;
+mod leave;
 pub mod model;
 pub mod ring;
 pub mod session;

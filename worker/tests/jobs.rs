@@ -104,6 +104,29 @@ fn a_killed_worker_is_named_and_the_checkpoint_before_it_brings_the_job_back() {
     assert_eq!(place.checkpoint("lost")["step"], step + 3);
 }
 
+#[test]
+fn workers_whose_coordinator_is_killed_end_with_an_exit_code_and_not_by_a_crash() {
+    let place = Place::new();
+    let config = place.config("orphans");
+    let mut job = place.launch(&config, &["--set", "train.epochs=5000"]);
+    job.tells("progress");
+    let serve = job.children("serve");
+    assert_eq!(serve.len(), 1);
+    kill_process(Pid::from_raw(i32::try_from(serve[0]).unwrap()).unwrap(), Signal::KILL).unwrap();
+    job.ends_with(exit::FAILURE);
+    let text = job.stderr();
+    assert!(text.contains("coordinator crashed") && text.contains("SIGKILL"), "{text}");
+    assert_eq!(text.matches("exit code 69").count(), 2, "both workers say so: {text}");
+}
+
+#[test]
+fn a_job_whose_workers_are_all_refused_ends_with_their_code() {
+    let place = Place::new();
+    let mut job = place.launch(&place.config("refused"), &["--device", "cuda"]);
+    job.ends_with(exit::UNAVAILABLE);
+    assert!(job.stderr().contains("no CUDA") || job.stderr().contains("CUDA"), "{}", job.stderr());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_lives_in_an_s3_bucket_from_the_data_to_the_evaluation() {
     let s3 = store::S3::start().await;

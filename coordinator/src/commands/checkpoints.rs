@@ -34,6 +34,8 @@ enum Command {
         url: String,
     },
     /// One checkpoint: a run's newest good one, or the one that the URL names.
+    #[command(after_help = "Examples:\n  convoy checkpoints show runs/quickstart@best\n  \
+        convoy checkpoints show s3://bucket/runs/a --json")]
     Show {
         /// URL or folder of a run, RUN_URL@best, or RUN_URL/checkpoints/LINEAGE/STEP.
         url: String,
@@ -43,6 +45,7 @@ enum Command {
     },
     /// Reads every byte of all checkpoints of a run, or of the one that the URL names, and
     /// compares hashes.
+    #[command(after_help = "Example:\n  convoy checkpoints verify runs/quickstart")]
     Verify {
         /// URL or folder of a run, or RUN_URL/checkpoints/LINEAGE/STEP.
         url: String,

@@ -110,10 +110,22 @@ impl Patience {
 
 #[derive(Debug)]
 enum Phase {
-    Running { ask_at: Option<Instant> },
-    Stopping { until: Instant, worker_failed: bool },
-    Closing { until: Instant, code: u8 },
-    Killing { until: Instant, code: u8 },
+    /// `failed`: how the first worker that failed did, and when the coordinator is asked to stop.
+    Running {
+        failed: Option<(Ending, Instant)>,
+    },
+    Stopping {
+        until: Instant,
+        failed: Option<Ending>,
+    },
+    Closing {
+        until: Instant,
+        code: u8,
+    },
+    Killing {
+        until: Instant,
+        code: u8,
+    },
     Over,
 }
 
@@ -130,7 +142,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// Nothing runs yet.
     pub(super) fn new(patience: Patience) -> Self {
-        let phase = Phase::Running { ask_at: None };
+        let phase = Phase::Running { failed: None };
         Self { phase, patience, coordinator: false, workers: Vec::new() }
     }
 
@@ -142,7 +154,7 @@ impl Supervisor {
     /// When [`Event::Timer`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running { ask_at } => ask_at,
+            Phase::Running { failed } => failed.map(|(_, ask_at)| ask_at),
             Phase::Stopping { until, .. }
             | Phase::Closing { until, .. }
             | Phase::Killing { until, .. } => Some(until),
@@ -178,9 +190,7 @@ impl Supervisor {
         let code = match self.phase {
             Phase::Running { .. } => code,
             // It stopped because the launcher asked, and the launcher asked because of a worker.
-            Phase::Stopping { worker_failed: true, .. } if code == exit::STOPPED => {
-                exit::WORKER_LOST
-            }
+            Phase::Stopping { failed: Some(how), .. } if code == exit::STOPPED => code_of(how),
             Phase::Stopping { .. } => code,
             Phase::Closing { .. } | Phase::Killing { .. } | Phase::Over => return,
         };
@@ -194,10 +204,16 @@ impl Supervisor {
         self.workers.retain(|it| *it != index);
         let failed = how != Ending::Code(exit::OK);
         match &mut self.phase {
-            Phase::Running { ask_at } => {
+            Phase::Running { failed: first } => {
                 orders.push(Order::Say(Notice::WorkerEnded(index, how)));
-                if failed && ask_at.is_none() {
-                    *ask_at = Some(now + self.patience.after_worker_failed);
+                if failed {
+                    let ask_at = now + self.patience.after_worker_failed;
+                    let (first, _) = *first.get_or_insert((how, ask_at));
+                    // Nobody is left whom the coordinator could draw a conclusion with.
+                    if self.workers.is_empty() {
+                        orders.push(Order::Say(Notice::CoordinatorAsked));
+                        self.stop(now, Some(first), orders);
+                    }
                 }
             }
             // The coordinator hands its workers the code that the job ends with.
@@ -217,7 +233,7 @@ impl Supervisor {
         match self.phase {
             Phase::Running { .. } => {
                 orders.push(Order::Say(Notice::Stopping));
-                self.stop(now, false, orders);
+                self.stop(now, None, orders);
             }
             Phase::Stopping { .. } => {
                 orders.push(Order::Say(Notice::StoppingAtOnce));
@@ -234,9 +250,9 @@ impl Supervisor {
             return;
         }
         match self.phase {
-            Phase::Running { .. } => {
+            Phase::Running { failed } => {
                 orders.push(Order::Say(Notice::CoordinatorAsked));
-                self.stop(now, true, orders);
+                self.stop(now, failed.map(|(how, _)| how), orders);
             }
             Phase::Stopping { .. } => {
                 orders.push(Order::Say(Notice::GraceOver));
@@ -256,9 +272,9 @@ impl Supervisor {
         }
     }
 
-    fn stop(&mut self, now: Instant, worker_failed: bool, orders: &mut Vec<Order>) {
+    fn stop(&mut self, now: Instant, failed: Option<Ending>, orders: &mut Vec<Order>) {
         orders.push(Order::StopCoordinator);
-        self.phase = Phase::Stopping { until: now + self.patience.grace, worker_failed };
+        self.phase = Phase::Stopping { until: now + self.patience.grace, failed };
     }
 
     fn kill(&mut self, now: Instant, code: u8, orders: &mut Vec<Order>) {
@@ -277,6 +293,15 @@ impl Supervisor {
             orders.push(Order::Exit(code));
             self.phase = Phase::Over;
         }
+    }
+}
+
+/// What a job ends with that was stopped because of a worker: what is wrong with the input or with the
+/// machine is the worker's to say, everything else is a loss.
+fn code_of(how: Ending) -> u8 {
+    match how {
+        Ending::Code(code @ (exit::USAGE | exit::BAD_INPUT | exit::UNAVAILABLE)) => code,
+        Ending::Code(_) | Ending::Signal(_) => exit::WORKER_LOST,
     }
 }
 
@@ -370,6 +395,18 @@ mod tests {
         assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
         it.step(due, Ended(Coordinator, Code(exit::STOPPED)));
         assert_eq!(it.step(due, Ended(Worker(0), Code(0))), [Exit(exit::WORKER_LOST)]);
+    }
+
+    #[test]
+    fn when_all_workers_are_refused_the_job_ends_at_once_with_their_code() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
+        assert_eq!(
+            it.step(now, Ended(Worker(0), Code(exit::BAD_INPUT))),
+            [Say(WorkerEnded(0, Code(exit::BAD_INPUT))), Say(CoordinatorAsked), StopCoordinator]
+        );
+        assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::BAD_INPUT)]);
     }
 
     #[test]

@@ -180,7 +180,12 @@ impl From<std::io::Error> for Unusable {
 }
 
 fn read_image(path: &Path) -> Result<Rgb8, Unusable> {
-    let size = fs::metadata(path)?.len();
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
+        // A pipe would never end.
+        return Err(Unusable { why: "is no regular file".to_owned() });
+    }
+    let size = about.len();
     if size > MOST_FILE_BYTES {
         let why = format!("a file of {size} bytes is too large (at most {MOST_FILE_BYTES})");
         return Err(Unusable { why });

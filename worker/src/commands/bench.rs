@@ -33,6 +33,9 @@ enum What {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  convoy-worker bench step --lanes 2
+  convoy-worker bench step --batch 128 --microbatch 32 --lanes 2 --bf16")]
 struct StepArgs {
     /// Samples of one step.
     #[arg(long, default_value_t = 32, value_name = "N")]

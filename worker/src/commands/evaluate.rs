@@ -28,7 +28,7 @@ use crate::train::lanes::Lanes;
 Examples:
   convoy-worker evaluate --checkpoint runs/quickstart
   convoy-worker evaluate --checkpoint runs/quickstart@best --crops 10
-  convoy-worker evaluate --checkpoint s3://bucket/run/checkpoints/0/000000001200 --data data/mine --json")]
+  convoy-worker evaluate --checkpoint s3://bucket/run/checkpoints/1/000000001200 --json")]
 pub(crate) struct Args {
     /// URL of a run (its newest good checkpoint is taken), RUN@best, or of one checkpoint in it.
     #[arg(long, value_name = "URL")]

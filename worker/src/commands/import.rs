@@ -60,7 +60,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
             manifest.state_digest.get(..12).unwrap_or(&manifest.state_digest),
             lineage.lineage
         );
-        println!("convoy launch {} goes on from there", args.config.display());
+        let set: String = args.set.iter().map(|it| format!(" --set '{it}'")).collect();
+        println!("convoy launch {}{set} goes on from there", args.config.display());
     }
     Ok(ExitCode::from(exit::OK))
 }

@@ -9,6 +9,7 @@ use convoy_common::{exit, shutdown, telemetry};
 use tracing::info;
 
 use crate::agent::{self, Settings};
+use crate::leave;
 use crate::model::device::DeviceChoice;
 use crate::model::{Device, bf16_units};
 use crate::ring::RingServer;
@@ -88,9 +89,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         )
         .await
     });
-    // What still blocks is a trainer whose generation is over; the process need not wait for it.
-    runtime.shutdown_background();
-    code.map(ExitCode::from)
+    // What still computes is a trainer whose generation is over; the process need not wait for it.
+    leave::at_once(code.unwrap_or_else(crate::cli::told))
 }
 
 fn open_ring(bind: &Address) -> Failure {

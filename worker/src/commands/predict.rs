@@ -118,7 +118,8 @@ fn find(path: &Path, found: &mut Vec<Found>) {
         Ok(mut entries) => {
             entries.sort_unstable();
             for entry in entries.iter().filter(|it| !is_hidden(it)) {
-                if entry.is_dir() {
+                if entry.is_dir() && !entry.is_symlink() {
+                    // Links to folders are left out: they may lead back.
                     find(entry, found);
                 } else if is_picture(entry) {
                     found.push(Ok(entry.clone()));
@@ -193,7 +194,12 @@ fn predict(
 /// What the net sees in one file, of which it is shown a square of that side.
 fn look(args: &Args, facts: &Facts, side: usize, lane: &Lane, path: &Path) -> Result<Told, String> {
     let image = path.display().to_string();
-    let bytes = fs::read(path).map_err(|error| format!("cannot read {image}: {error}"))?;
+    let unreadable = |error: io::Error| format!("cannot read {image}: {error}");
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        // A pipe would never end.
+        return Err(format!("cannot read {image}: it is no regular file"));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
     let pixels = single(&bytes, side, &facts.mean_image, facts.model.pixel_scale)
         .map_err(|error| format!("cannot use {image}: {error}"))?;
     let scores = lane.scores(&pixels, 1).map_err(|error| format!("{image}: {error}"))?;

@@ -51,6 +51,14 @@ pub enum TrainedError {
         /// Names that the file has.
         has: Vec<String>,
     },
+    /// A tensor has values that are infinite or no numbers.
+    #[error("{name} in {file} has values that are not finite")]
+    NotFinite {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor has another shape or kind of numbers than the net's.
     #[error("{name} in {file} is {found}, and the net needs {expected}")]
     OtherTensor {
@@ -95,7 +103,10 @@ impl Explain for TrainedError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::File { .. } => "check the path and who may use it".to_owned(),
-            Self::Exists { .. } => "name another file, or pass --force to replace it".to_owned(),
+            Self::Exists { .. } => {
+                "name another file, or pass --force to replace it, if it is a file".to_owned()
+            }
+            Self::NotFinite { .. } => "take a file of an earlier state of that training".to_owned(),
             Self::NotSafetensors { .. } | Self::Lacks { .. } => {
                 "`convoy-worker export --checkpoint URL --output FILE` makes such a file".to_owned()
             }

@@ -77,7 +77,8 @@ pub fn write(
     facts: &Facts,
     replace: bool,
 ) -> Result<u64, convoy_common::failure::Failure> {
-    if !replace && path.exists() {
+    // What is no file is never replaced.
+    if path.exists() && !(replace && path.is_file()) {
         return Err(TrainedError::Exists { path: path.to_owned() }.into());
     }
     let failed = |source| TrainedError::File { action: "write", path: path.to_owned(), source };
@@ -257,6 +258,10 @@ impl Weights {
                     found: format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
                 }
                 .into());
+            }
+            let (values, _) = tensor.data().as_chunks::<4>();
+            if !values.iter().all(|it| f32::from_le_bytes(*it).is_finite()) {
+                return Err(TrainedError::NotFinite { file: self.file.clone(), name }.into());
             }
             net.write_rows(index, 0..rows(&shape), tensor.data())?;
         }

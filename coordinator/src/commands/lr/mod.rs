@@ -11,6 +11,9 @@ use convoy_common::failure::Failure;
 
 /// Shows the learning rate over a run, or drops that of a running job
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  convoy lr show configs/quickstart.toml
+  convoy lr drop runs/quickstart")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
