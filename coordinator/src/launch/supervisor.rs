@@ -89,6 +89,8 @@ pub(super) struct Patience {
     pub(super) grace: Duration,
     /// For the coordinator to end the job by itself after a worker failed.
     pub(super) after_worker_failed: Duration,
+    /// The same after the last worker failed.
+    pub(super) after_all_failed: Duration,
     /// For the workers to end after the coordinator did.
     pub(super) after_coordinator: Duration,
     /// For killed processes to be gone.
@@ -102,6 +104,7 @@ impl Patience {
         Self {
             grace,
             after_worker_failed: Duration::from_secs(15),
+            after_all_failed: Duration::from_secs(3),
             after_coordinator: Duration::from_secs(3),
             after_kill: Duration::from_secs(1),
         }
@@ -202,24 +205,21 @@ impl Supervisor {
 
     fn worker_ended(&mut self, now: Instant, index: usize, how: Ending, orders: &mut Vec<Order>) {
         self.workers.retain(|it| *it != index);
-        let failed = how != Ending::Code(exit::OK);
+        // The coordinator hands its workers the code that the job ends with.
+        let failed = ![exit::OK, exit::STOPPED].map(Ending::Code).contains(&how);
         match &mut self.phase {
             Phase::Running { failed: first } => {
                 orders.push(Order::Say(Notice::WorkerEnded(index, how)));
                 if failed {
                     let ask_at = now + self.patience.after_worker_failed;
-                    let (first, _) = *first.get_or_insert((how, ask_at));
-                    // Nobody is left whom the coordinator could draw a conclusion with.
+                    let (_, ask_at) = first.get_or_insert((how, ask_at));
+                    // Nobody is left whom the coordinator could wait for.
                     if self.workers.is_empty() {
-                        orders.push(Order::Say(Notice::CoordinatorAsked));
-                        self.stop(now, Some(first), orders);
+                        *ask_at = (*ask_at).min(now + self.patience.after_all_failed);
                     }
                 }
             }
-            // The coordinator hands its workers the code that the job ends with.
-            Phase::Stopping { .. } | Phase::Closing { .. }
-                if failed && how != Ending::Code(exit::STOPPED) =>
-            {
+            Phase::Stopping { .. } | Phase::Closing { .. } if failed => {
                 orders.push(Order::Say(Notice::WorkerEnded(index, how)));
             }
             Phase::Stopping { .. }
@@ -398,15 +398,25 @@ mod tests {
     }
 
     #[test]
-    fn when_all_workers_are_refused_the_job_ends_at_once_with_their_code() {
+    fn when_all_workers_are_refused_the_job_ends_soon_with_their_code() {
         let now = Instant::now();
         let mut it = running(now);
         it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
-        assert_eq!(
-            it.step(now, Ended(Worker(0), Code(exit::BAD_INPUT))),
-            [Say(WorkerEnded(0, Code(exit::BAD_INPUT))), Say(CoordinatorAsked), StopCoordinator]
-        );
+        it.step(now, Ended(Worker(0), Code(exit::BAD_INPUT)));
+        let due = now + seconds(3);
+        assert_eq!(it.deadline(), Some(due));
+        assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
         assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::BAD_INPUT)]);
+    }
+
+    #[test]
+    fn workers_that_end_with_the_code_of_a_stopped_job_have_not_failed() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Ended(Worker(1), Code(exit::STOPPED)));
+        it.step(now, Ended(Worker(0), Code(exit::STOPPED)));
+        assert_eq!(it.deadline(), None);
+        assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::STOPPED)]);
     }
 
     #[test]

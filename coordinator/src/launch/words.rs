@@ -20,7 +20,7 @@ pub(super) fn say<'a>(notice: Notice, grace: Duration, name: impl Fn(usize) -> &
             "coordinator did not end in time; ending everything"
         ),
         Notice::WorkerEnded(index, how) => match how {
-            Ending::Code(exit::OK) => {
+            Ending::Code(exit::OK | exit::STOPPED) => {
                 tracing::info!(worker = name(index), "worker ended");
             }
             how => tracing::error!(worker = name(index), ending = describe(how), "worker failed"),
