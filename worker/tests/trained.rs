@@ -153,6 +153,13 @@ fn a_file_that_is_there_is_replaced_only_if_told_to() {
     assert_eq!(error.code(), exit::BAD_INPUT);
     assert!(error.hint().unwrap().contains("--force"), "{error}");
     trained::write(&path, &trained.net, &trained.facts, true).unwrap();
+
+    // What is no file stays, whatever is told.
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = trained::write(&pipe, &trained.net, &trained.facts, true).unwrap_err();
+    assert_eq!(error.code(), exit::BAD_INPUT, "{error}");
+    assert!(!std::fs::metadata(&pipe).unwrap().is_file());
 }
 
 #[test]
@@ -231,6 +238,17 @@ fn files_that_do_not_fit_are_refused_with_the_reason() {
         assert_eq!(error.code(), exit::BAD_INPUT, "{error}");
         assert!(error.to_string().contains("is not a safetensors file"), "{error}");
     }
+    let mut odd = bytes.clone();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = tensors.tensor("conv1.weight").unwrap().data().as_ptr();
+    let at = data as usize - bytes.as_ptr() as usize;
+    odd[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(place.path("odd.safetensors"), odd).unwrap();
+    let mut net = Net::zeroed(Spec::narrowed(2, 3, 16).unwrap(), Device::CPU).unwrap();
+    weights.fill(&mut net, true).unwrap();
+    let error = read(&place.path("odd.safetensors")).unwrap().fill(&mut net, true).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+
     let error = read(&place.path("absent.safetensors")).err().unwrap();
     assert!(error.to_string().contains("cannot read"), "{error}");
 }

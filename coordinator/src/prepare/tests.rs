@@ -137,6 +137,8 @@ fn bad_files_are_left_out_with_the_reason_or_end_the_packing() {
     let whole = jpeg(10, 1);
     place.add("train/cat/a-cut.jpg", &whole[..whole.len() / 2]);
     place.add("train/cat/b-zero.jpg", b"");
+    let pipe = place.source().join("train/cat/c-pipe.jpg");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
     place.add("train/dog/c-text.png", b"no image");
     place.add("val/dog/d-gif.jpeg", b"GIF89a\0\0\0\0");
     place.add("val/dog/notes.txt", b"not even called one");
@@ -147,6 +149,7 @@ fn bad_files_are_left_out_with_the_reason_or_end_the_packing() {
     let expected = [
         ("train/cat/a-cut.jpg", "truncated"),
         ("train/cat/b-zero.jpg", "zero bytes"),
+        ("train/cat/c-pipe.jpg", "no regular file"),
         ("train/dog/c-text.png", "not an image"),
         ("val/dog/d-gif.jpeg", "unsupported image: GIF"),
     ];
