@@ -145,7 +145,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// [`OpenError`]
-pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
+pub async fn open(mut config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
     let store = Store::open(&config.run.url)?;
     store.probe().await?;
     let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
@@ -164,6 +164,8 @@ pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
     let fresh = matches!(origin, Origin::Fresh | Origin::Replay(_));
     let opening = if fresh { Opening::Fresh } else { Opening::Resume };
     let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
+    // Where the config leaves it open, workers are told what was decided.
+    config.data.shuffle = record.config.data.shuffle;
     info!(
         run = config.run.name,
         run_id = record.run_id,
