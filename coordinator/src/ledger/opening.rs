@@ -154,7 +154,11 @@ pub enum Fencing {
 ///
 /// # Errors
 /// [`OpenError`]
-pub async fn open(config: RunConfig, origin: Origin, fencing: Fencing) -> Result<Run, OpenError> {
+pub async fn open(
+    mut config: RunConfig,
+    origin: Origin,
+    fencing: Fencing,
+) -> Result<Run, OpenError> {
     let store = probed(Store::open(&config.run.url)?, fencing).await?;
     let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
     if dataset.len(Split::Train) == 0 {
@@ -172,6 +176,8 @@ pub async fn open(config: RunConfig, origin: Origin, fencing: Fencing) -> Result
     let fresh = matches!(origin, Origin::Fresh | Origin::Replay(_));
     let opening = if fresh { Opening::Fresh } else { Opening::Resume };
     let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
+    // Where the config leaves it open, workers are told what was decided.
+    config.data.shuffle = record.config.data.shuffle;
     info!(
         run = config.run.name,
         run_id = record.run_id,
