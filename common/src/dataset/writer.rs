@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 
 use super::index::{Contents, NamesEntry, Record, Shard, shard_header};
 use super::{
-    DatasetError, DatasetIdentity, INDEX, NAMES, PixelSummary, SHARDS, Split, names, shard_path,
+    Class, DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, PixelSummary, SHARDS, Split,
+    names, shard_path,
 };
 use crate::store::{Store, StoreError};
 
@@ -123,6 +124,9 @@ impl PackWriter {
         classes: &[String],
         pixels: &PixelSummary,
     ) -> Result<Packed, DatasetError> {
+        let classes: Vec<Class> =
+            classes.iter().map(|key| Class { key: key.clone(), title: String::new() }).collect();
+        let classes = &classes;
         self.check(classes)?;
         self.close_shard().await?;
         self.settle().await?;
@@ -130,6 +134,7 @@ impl PackWriter {
         let entry = NamesEntry { bytes: self.names.len() as u64, hash };
         self.store.put(NAMES, Bytes::from(std::mem::take(&mut self.names))).await?;
         let index = Contents {
+            encoding: Encoding::default(),
             classes,
             shards: &self.shards,
             train: self.train,
@@ -158,7 +163,7 @@ impl PackWriter {
         Ok(Packed { identity, shards: self.shards.len(), bytes })
     }
 
-    fn check(&self, classes: &[String]) -> Result<(), DatasetError> {
+    fn check(&self, classes: &[Class]) -> Result<(), DatasetError> {
         let unpackable = |detail: String| Err(DatasetError::Unpackable { detail });
         if self.train == 0 {
             return unpackable("there is no image to train on".to_owned());
@@ -166,8 +171,9 @@ impl PackWriter {
         if classes.is_empty() || classes.len() > usize::from(u16::MAX) {
             return unpackable(format!("{} classes, and 1 to 65535 can be held", classes.len()));
         }
-        if let Some(class) = classes.iter().find(|class| class.len() > usize::from(u16::MAX)) {
-            return unpackable(format!("a class name of {} bytes", class.len()));
+        let texts = classes.iter().flat_map(|class| [&class.key, &class.title]);
+        if let Some(text) = texts.into_iter().find(|text| text.len() > usize::from(u16::MAX)) {
+            return unpackable(format!("a class name of {} bytes", text.len()));
         }
         match self.records.iter().find(|record| usize::from(record.label) >= classes.len()) {
             Some(record) => unpackable(format!("label {} has no class", record.label)),
