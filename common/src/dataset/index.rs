@@ -45,6 +45,8 @@ pub(super) struct Record {
 }
 
 impl Record {
+    pub(super) const BYTES: usize = RECORD;
+
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());

@@ -6,6 +6,7 @@
 //!   names.bin            the pictures' file names, read only to name one in a message
 //!   shards/00000.convoy  about 64 MiB of pictures, one behind the other
 //!   shards/00001.convoy
+//!   unfinished/          while it is being packed: what the next attempt needs to go on
 //! ```
 //!
 //! The index holds what training needs at once (place, label and checksum of every picture, the
@@ -18,8 +19,10 @@
 mod encoding;
 mod error;
 mod index;
+mod journal;
 mod names;
 mod reader;
+mod resume;
 mod statistics;
 mod writer;
 
@@ -28,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use encoding::{Encoding, RAW_BYTES};
 pub use error::DatasetError;
 pub use reader::{Dataset, Encoded};
-pub use statistics::{PixelStatistics, Summary as PixelSummary};
+pub use statistics::{PixelStatistics, PixelSums, Summary as PixelSummary};
 pub use writer::{PackWriter, Packed, Sizes};
 
 /// Width and height of what is seen of every picture, in pixels.
