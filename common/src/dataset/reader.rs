@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::index::{Defect, Index, Record, VERSION};
-use super::{DatasetError, DatasetIdentity, INDEX, NAMES, SHARDS, Split, names, shard_path};
+use super::{
+    DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, SHARDS, Split, names, shard_path,
+};
 use crate::store::{Store, StoreError};
 
 /// Shards that are read from at a time for one call.
@@ -18,15 +20,19 @@ const CONCURRENT_SHARDS: usize = 16;
 pub struct Dataset {
     store: Store,
     index: Arc<Index>,
+    /// [`super::Class::shown`] of each.
+    classes: Arc<[String]>,
 }
 
 /// A picture as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// A JPEG of 256x256 pixels.
+    /// In the form that `encoding` says.
     pub bytes: Bytes,
     /// Number of its class.
     pub label: u16,
+    /// That of the data set.
+    pub encoding: Encoding,
 }
 
 impl Dataset {
@@ -51,7 +57,8 @@ impl Dataset {
             }
             Defect::Detail(detail) => DatasetError::BadIndex { url: url.clone(), detail },
         })?;
-        let dataset = Self { store, index: Arc::new(index) };
+        let classes = index.classes.iter().map(super::Class::shown).collect();
+        let dataset = Self { store, index: Arc::new(index), classes };
         dataset.compare_sizes().await?;
         Ok(dataset)
     }
@@ -84,9 +91,14 @@ impl Dataset {
         self.len(split) == 0
     }
 
-    /// The classes' names; a label is a place in it.
+    /// In which form the pictures are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.index.encoding
+    }
+
+    /// The classes' names, each with its title; a label is a place in it.
     pub fn classes(&self) -> &[String] {
-        &self.index.classes
+        &self.classes
     }
 
     /// Mean of the training pictures, `3 x 256 x 256` (channels R G B), 0 to 255.
@@ -176,7 +188,7 @@ impl Dataset {
             url: self.store.url().to_owned(),
             detail: format!("{NAMES} does not belong to it"),
         })?;
-        let class = &self.index.classes[usize::from(record.label)];
+        let class = &self.index.classes[usize::from(record.label)].key;
         Ok(format!("{}/{class}/{name}", split.folder()))
     }
 
@@ -216,7 +228,8 @@ impl Dataset {
             if bytes.len() != record.length as usize || crc32c::crc32c(&bytes) != record.crc32c {
                 return Err(self.altered(shard, image).await);
             }
-            encoded.push((slot, Encoded { bytes, label: record.label }));
+            let encoding = self.index.encoding;
+            encoded.push((slot, Encoded { bytes, label: record.label, encoding }));
         }
         Ok(encoded)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
 use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
-use convoy_common::dataset::{DatasetIdentity, Encoded};
+use convoy_common::dataset::{DatasetIdentity, Encoded, Encoding};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
 use convoy_common::schedule::ManualDrop;
@@ -353,7 +353,7 @@ fn draw() -> InMemory {
         jpeg_encoder::Encoder::new(&mut bytes, 90)
             .encode(&pixels, 256, 256, jpeg_encoder::ColorType::Rgb)
             .unwrap();
-        Encoded { bytes: Bytes::from(bytes), label: label as u16 }
+        Encoded { bytes: Bytes::from(bytes), label: label as u16, encoding: Encoding::Original }
     };
     InMemory {
         train: (0..TRAINING_IMAGES).map(image).collect(),
