@@ -75,6 +75,16 @@ pub enum StoreError {
         /// What it did instead.
         reason: String,
     },
+    /// An object of another size than anything that should be there.
+    #[error("{url} has {bytes} bytes, more than the {most} that it may have")]
+    TooLarge {
+        /// The object.
+        url: String,
+        /// Its size.
+        bytes: u64,
+        /// What is allowed.
+        most: u64,
+    },
     /// Anything else.
     #[error("cannot {action} {url}")]
     Other {
@@ -111,6 +121,7 @@ impl Explain for StoreError {
                 "create the bucket first, or correct the URL or AWS_ENDPOINT_URL".to_owned()
             }
             Self::NotFound { .. } => "check the URL".to_owned(),
+            Self::TooLarge { .. } => "this is no file of Convoy's: check the URL".to_owned(),
             Self::Exists { .. } => return None,
             Self::NotFenced { reason, .. } => format!(
                 "{reason}; use a store with conditional writes (If-None-Match), such as S3, or a \
@@ -128,6 +139,7 @@ impl Explain for StoreError {
             | Self::Denied { .. }
             | Self::NoBucket { .. }
             | Self::NotFound { .. }
+            | Self::TooLarge { .. }
             | Self::NotFenced { .. } => exit::BAD_INPUT,
             Self::Exists { .. } | Self::Other { .. } => exit::FAILURE,
         }

@@ -31,6 +31,9 @@ use error::Context;
 /// Bytes of one request for something large; a larger object is uploaded in pieces of this size.
 pub const PIECE: usize = 16 << 20;
 
+/// More than any record or manifest has.
+pub const SMALL: u64 = 64 << 20;
+
 /// Pieces of one upload that are under way at a time.
 const PIECES_AT_ONCE: usize = 4;
 
@@ -104,6 +107,21 @@ impl Store {
     pub async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
         let read = async { self.backend.get(&self.full(path)).await?.bytes().await };
         read.await.map_err(|error| self.context("read", path).explain(error))
+    }
+
+    /// The whole of an object that should be a few KiB of text.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`StoreError::TooLarge`] for one of more than [`SMALL`] bytes, of which
+    /// none is kept.
+    pub async fn get_small(&self, path: &str) -> Result<Bytes, StoreError> {
+        let explain = |error| self.context("read", path).explain(error);
+        let found = self.backend.get(&self.full(path)).await.map_err(explain)?;
+        let bytes = found.meta.size;
+        if bytes > SMALL {
+            return Err(StoreError::TooLarge { url: self.url_of(path), bytes, most: SMALL });
+        }
+        found.bytes().await.map_err(explain)
     }
 
     /// Some bytes of the object. A range that ends beyond the object is an error or comes back
