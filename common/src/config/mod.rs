@@ -37,6 +37,7 @@ use std::path::Path;
 pub use deadlines::HEARTBEAT_INTERVAL;
 pub use error::{ConfigError, Origin, Problem};
 pub use run_config::*;
+pub use size::parse as parse_size;
 pub use source::{Resolved, Source};
 
 /// Reads the file at `path`, with the process's environment and `overrides` (`key=value`) on top.
