@@ -13,6 +13,7 @@
 //! This module does not know what a value is for, opens no store and resolves no host name.
 
 mod address;
+mod data;
 mod deadlines;
 mod duration;
 mod error;
@@ -34,6 +35,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use data::{CacheFolder, Shuffle};
 pub use deadlines::HEARTBEAT_INTERVAL;
 pub use error::{ConfigError, Origin, Problem};
 pub use run_config::*;

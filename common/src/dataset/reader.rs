@@ -125,6 +125,20 @@ impl Dataset {
         self.index.shards.len()
     }
 
+    /// The first picture of each shard that holds some of the split, numbered within the split:
+    /// ascending from 0. Those of the training split are the data set's first shards.
+    pub fn shard_starts(&self, split: Split) -> Vec<u64> {
+        let (first, end) = match split {
+            Split::Train => (0, self.index.train),
+            Split::Validation => (self.index.train, self.index.images()),
+        };
+        let shards = &self.index.shards;
+        let next = |number: usize| shards.get(number + 1).map_or(u64::MAX, |shard| shard.first);
+        let held = shards.iter().enumerate();
+        let held = held.filter(|(number, shard)| shard.first < end && next(*number) > first);
+        held.map(|(_, shard)| shard.first.max(first) - first).collect()
+    }
+
     /// The label of a picture; 0 beyond the end of the split, where there is none.
     pub fn label(&self, split: Split, index: u64) -> u16 {
         self.record(split, index).map_or(0, |(_, record)| record.label)

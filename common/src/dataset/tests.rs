@@ -67,6 +67,33 @@ async fn what_was_packed_is_read_back_in_any_order_over_many_shards() {
 }
 
 #[tokio::test]
+async fn the_first_images_of_the_shards_cut_each_split_as_the_shards_do() {
+    let folder = TempDir::new().unwrap();
+    let packed = write(&folder).await;
+    let dataset = Dataset::open(store(&folder)).await.unwrap();
+    let (train, validation) =
+        (dataset.shard_starts(Split::Train), dataset.shard_starts(Split::Validation));
+    for (starts, (split, count)) in [(&train, COUNTS[0]), (&validation, COUNTS[1])] {
+        assert_eq!(starts[0], 0, "{split:?}");
+        assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{starts:?}");
+        assert!(*starts.last().unwrap() < count, "{starts:?}");
+    }
+    // The writer closes a shard when it is full, so the splits share the one in between.
+    assert_eq!(train.len() + validation.len(), packed.shards + 1);
+    // A shard holds what its size says: a cut elsewhere would put bytes into another one.
+    for (number, start) in train.iter().enumerate() {
+        let end = train.get(number + 1).copied().unwrap_or(23);
+        let more = if number + 1 == train.len() { 0..validation[1] } else { 0..0 };
+        let bytes: usize = (*start..end)
+            .map(|it| content(Split::Train, it).len())
+            .chain(more.map(|it| content(Split::Validation, it).len()))
+            .sum();
+        let stored = std::fs::metadata(folder.path().join(shard_path(number))).unwrap().len();
+        assert_eq!(stored, 16 + bytes as u64, "shard {number}");
+    }
+}
+
+#[tokio::test]
 async fn the_same_images_make_the_same_bytes_and_one_changed_byte_another_digest() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let digest = write(&a).await.identity.digest;

@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 
 /// Images of the training split: not a multiple of the batch, so that an epoch ends short.
 pub(crate) const TRAINING_IMAGES: u64 = 22;
+/// Five shards, as uneven as a data set's.
+const SHARD_STARTS: [u64; 5] = [0, 6, 9, 14, 21];
 const VALIDATION_IMAGES: u64 = 7;
 const CLASSES: usize = 3;
 
@@ -230,6 +232,7 @@ impl Cluster {
             config: self.config.clone(),
             source: self.source.clone(),
             images: (TRAINING_IMAGES, VALIDATION_IMAGES),
+            shard_starts: SHARD_STARTS.to_vec(),
             rank: Rank(rank),
             world,
             net,
