@@ -122,4 +122,6 @@ fn sniff(bytes: &[u8]) -> Kind {
 }
 
 #[cfg(test)]
+mod pillow_tests;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Sources as users have them, packed and read back.
 
 mod archives;
+mod dirty;
 mod folders;
 mod resuming;
 
