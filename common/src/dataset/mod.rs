@@ -19,6 +19,7 @@
 mod encoding;
 mod error;
 mod index;
+mod inspect;
 mod journal;
 mod names;
 mod reader;

@@ -18,8 +18,8 @@ const CONCURRENT_SHARDS: usize = 16;
 /// A packed data set; cheap to clone.
 #[derive(Clone)]
 pub struct Dataset {
-    store: Store,
-    index: Arc<Index>,
+    pub(super) store: Store,
+    pub(super) index: Arc<Index>,
     /// [`super::Class::shown`] of each.
     classes: Arc<[String]>,
 }
@@ -42,6 +42,17 @@ impl Dataset {
     /// [`DatasetError::Missing`], [`DatasetError::BadIndex`], [`DatasetError::Version`],
     /// [`DatasetError::ShardMismatch`], or what the store says.
     pub async fn open(store: Store) -> Result<Self, DatasetError> {
+        let dataset = Self::open_index(store).await?;
+        dataset.compare_sizes().await?;
+        Ok(dataset)
+    }
+
+    /// Reads the index and checks it, without a look at the shards: for [`Self::inspect`].
+    ///
+    /// # Errors
+    /// [`DatasetError::Missing`], [`DatasetError::BadIndex`], [`DatasetError::Version`], or what the
+    /// store says.
+    pub async fn open_index(store: Store) -> Result<Self, DatasetError> {
         let url = store.url().to_owned();
         let data = match store.get(INDEX).await {
             Ok(data) => data,
@@ -58,9 +69,7 @@ impl Dataset {
             Defect::Detail(detail) => DatasetError::BadIndex { url: url.clone(), detail },
         })?;
         let classes = index.classes.iter().map(super::Class::shown).collect();
-        let dataset = Self { store, index: Arc::new(index), classes };
-        dataset.compare_sizes().await?;
-        Ok(dataset)
+        Ok(Self { store, index: Arc::new(index), classes })
     }
 
     /// What tells it from another.
@@ -266,7 +275,7 @@ impl Dataset {
         Ok(())
     }
 
-    fn mismatch(&self, shard: usize, detail: String) -> DatasetError {
+    pub(super) fn mismatch(&self, shard: usize, detail: String) -> DatasetError {
         let url = self.store.url().to_owned();
         DatasetError::ShardMismatch { url, shard: shard_path(shard), detail }
     }
