@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::augment::{MEAN_VALUES, Recipe, STORED_SIDE};
+use super::buffers::{Pixels, Pool};
 use super::colour::Axes;
 use super::delivery::{Delivered, Delivery};
 use super::error::DataError;
@@ -93,11 +94,14 @@ impl Pipeline {
         let side = (settings.side as usize).min(STORED_SIDE);
         let delivery = Arc::new(Delivery::default());
         let queue = Arc::new(Queue::default());
+        let prefetch = settings.prefetch.max(1) as usize;
         let reader = Reader {
             source: Arc::clone(&source),
             queue: Arc::clone(&queue),
             delivery: Arc::clone(&delivery),
-            prefetch: settings.prefetch.max(1) as usize,
+            // Those in flight, and a few that lanes compute on.
+            pool: Arc::new(Pool::new(prefetch + 2)),
+            prefetch,
             side,
         };
         let mut pipeline = Self {
@@ -191,6 +195,7 @@ struct Reader {
     source: Arc<dyn Source>,
     queue: Arc<Queue>,
     delivery: Arc<Delivery>,
+    pool: Arc<Pool>,
     prefetch: usize,
     side: usize,
 }
@@ -223,10 +228,12 @@ impl Reader {
             self.delivery.announce();
             match result {
                 Ok(encoded) if !encoded.is_empty() => {
-                    self.queue.push(Job::new(number, request, encoded, self.side, permit));
+                    let (side, pool) = (self.side, &self.pool);
+                    self.queue.push(Job::new(number, request, encoded, side, pool, permit));
                 }
                 Ok(_) => {
-                    let empty = Microbatch { request, pixels: Vec::new(), labels: Vec::new() };
+                    let (pixels, labels) = (Pixels::default(), Vec::new());
+                    let empty = Microbatch { request, pixels, labels };
                     self.delivery.put(number, Delivered { result: Ok(empty), permit });
                 }
                 Err(error) => self.delivery.put(number, Delivered { result: Err(error), permit }),

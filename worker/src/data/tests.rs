@@ -183,7 +183,7 @@ fn whole_squares_hold_the_centre_window_at_its_place() {
         let rows = square.pixels.chunks(256).enumerate();
         let inside = rows.filter(|(row, _)| (14..241).contains(&(row % 256)));
         let cut: Vec<f32> = inside.flat_map(|(_, row)| row[14..241].to_vec()).collect();
-        assert!(cut == window.pixels);
+        assert!(cut == *window.pixels);
     }
 }
 
