@@ -19,13 +19,15 @@ mod error;
 mod index;
 mod names;
 mod reader;
+mod shard_file;
 mod statistics;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::DatasetError;
-pub use reader::{Dataset, Encoded};
+pub use reader::{Dataset, Encoded, Location, ShardEntry};
+pub(crate) use shard_file::ShardFile;
 pub use statistics::{PixelStatistics, Summary as PixelSummary};
 pub use writer::{PackWriter, Packed, Sizes};
 
