@@ -110,7 +110,9 @@ fn workers_killed_at_any_moment_leave_no_bad_entry_no_lock_and_never_pass_the_li
             assert!(worker.try_wait().unwrap().is_none(), "a worker failed by itself");
             worker.kill().unwrap();
         }
-        workers.iter_mut().for_each(|it| drop(it.wait().unwrap()));
+        for worker in &mut workers {
+            worker.wait().unwrap();
+        }
         if !root.join(DIGEST).exists() {
             continue;
         }

@@ -22,7 +22,7 @@ use support::{Cluster, Kill, Lived, calm};
 const STEPS: u64 = 4;
 
 /// Numerics under which the promise must hold; a new kind of numerics is one more line.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 10] = [
     &["numerics.head_exchange=factors"],
     &["numerics.head_exchange=gradients"],
     &["numerics.head_exchange=gradients", "numerics.block=2"],
@@ -33,6 +33,8 @@ const VARIANTS: [&[&str]; 9] = [
     &["numerics.precision=bf16"],
     &["model.name=alexnet-bn", "numerics.head_exchange=gradients"],
     &["model.name=alexnet-owt", "train.optimizer=lars", "train.lr=1.0"],
+    // Three groups of five small shards.
+    &["data.shuffle=window", "data.shuffle_window=2"],
 ];
 
 /// Clusters by the lanes of their ranks; the last one has more ranks than microbatches.
@@ -104,7 +106,11 @@ fn any_number_of_workers_and_lanes_comes_to_the_same_bits_after_every_step() {
 #[test]
 fn a_run_stopped_at_any_step_goes_on_with_the_same_bits_on_another_number_of_workers() {
     let worlds: [&[u32]; 4] = [&[1, 1, 1], &[2], &[1, 1, 1, 1], &[1, 2]];
-    for variant in [&["numerics.head_exchange=factors"], &["numerics.head_exchange=gradients"]] {
+    for variant in [
+        &["numerics.head_exchange=factors"],
+        &["numerics.head_exchange=gradients"],
+        &["data.shuffle=window"],
+    ] {
         let (expected, _) = train(&mut cluster(variant, STEPS), &[1], None);
         for stop in 1..STEPS {
             let (before, after) = (worlds[stop as usize % 4], worlds[(stop as usize + 1) % 4]);

@@ -14,7 +14,9 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::index::{Defect, Index, Record, VERSION};
 use super::shard_file::ShardFile;
-use super::{DatasetError, DatasetIdentity, INDEX, NAMES, SHARDS, Split, names, shard_path};
+use super::{
+    DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, SHARDS, Split, names, shard_path,
+};
 use crate::store::{READ_PIECE, Store, StoreError};
 
 /// Shards that are read from at a time for one call.
@@ -38,6 +40,8 @@ pub struct Dataset {
     store: Store,
     index: Arc<Index>,
     read_timeout: Duration,
+    /// [`super::Class::shown`] of each.
+    classes: Arc<[String]>,
 }
 
 /// Where an image lies, and what it must be.
@@ -53,6 +57,7 @@ pub struct Location {
     image: u64,
     label: u16,
     crc32c: u32,
+    encoding: Encoding,
 }
 
 impl Location {
@@ -64,7 +69,7 @@ impl Location {
     /// The image, if these are its bytes.
     pub fn check(&self, bytes: Bytes) -> Option<Encoded> {
         let good = bytes.len() == self.length as usize && crc32c::crc32c(&bytes) == self.crc32c;
-        good.then_some(Encoded { bytes, label: self.label })
+        good.then_some(Encoded { bytes, label: self.label, encoding: self.encoding })
     }
 }
 
@@ -80,10 +85,12 @@ pub struct ShardEntry {
 /// A picture as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// A JPEG of 256x256 pixels.
+    /// In the form that `encoding` says.
     pub bytes: Bytes,
     /// Number of its class.
     pub label: u16,
+    /// That of the data set.
+    pub encoding: Encoding,
 }
 
 impl Dataset {
@@ -108,7 +115,9 @@ impl Dataset {
             }
             Defect::Detail(detail) => DatasetError::BadIndex { url: url.clone(), detail },
         })?;
-        let dataset = Self { store, index: Arc::new(index), read_timeout: READ_TIMEOUT };
+        let classes = index.classes.iter().map(super::Class::shown).collect();
+        let (index, read_timeout) = (Arc::new(index), READ_TIMEOUT);
+        let dataset = Self { store, index, read_timeout, classes };
         dataset.compare_sizes().await?;
         Ok(dataset)
     }
@@ -153,9 +162,14 @@ impl Dataset {
         self.len(split) == 0
     }
 
-    /// The classes' names; a label is a place in it.
+    /// In which form the pictures are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.index.encoding
+    }
+
+    /// The classes' names, each with its title; a label is a place in it.
     pub fn classes(&self) -> &[String] {
-        &self.index.classes
+        &self.classes
     }
 
     /// Mean of the training pictures, `3 x 256 x 256` (channels R G B), 0 to 255.
@@ -184,6 +198,20 @@ impl Dataset {
         self.store.file_of("").is_some()
     }
 
+    /// The first picture of each shard that holds some of the split, numbered within the split:
+    /// ascending from 0. Those of the training split are the data set's first shards.
+    pub fn shard_starts(&self, split: Split) -> Vec<u64> {
+        let (first, end) = match split {
+            Split::Train => (0, self.index.train),
+            Split::Validation => (self.index.train, self.index.images()),
+        };
+        let shards = &self.index.shards;
+        let next = |number: usize| shards.get(number + 1).map_or(u64::MAX, |shard| shard.first);
+        let held = shards.iter().enumerate();
+        let held = held.filter(|(number, shard)| shard.first < end && next(*number) > first);
+        held.map(|(_, shard)| shard.first.max(first) - first).collect()
+    }
+
     /// The label of a picture; 0 beyond the end of the split, where there is none.
     pub fn label(&self, split: Split, index: u64) -> u16 {
         self.record(split, index).map_or(0, |(_, record)| record.label)
@@ -198,7 +226,8 @@ impl Dataset {
             let (image, record) = self.record(split, index)?;
             let Record { offset, length, label, crc32c } = record;
             let shard = self.index.shard_of(image);
-            Ok(Location { shard, offset, length, image, label, crc32c })
+            let encoding = self.index.encoding;
+            Ok(Location { shard, offset, length, image, label, crc32c, encoding })
         };
         indices.iter().map(location).collect()
     }
@@ -305,7 +334,7 @@ impl Dataset {
             url: self.store.url().to_owned(),
             detail: format!("{NAMES} does not belong to it"),
         })?;
-        let class = &self.index.classes[usize::from(record.label)];
+        let class = &self.index.classes[usize::from(record.label)].key;
         Ok(format!("{}/{class}/{name}", split.folder()))
     }
 

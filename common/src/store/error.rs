@@ -134,7 +134,8 @@ impl Explain for StoreError {
             Self::Exists { .. } => return None,
             Self::NotFenced { reason, .. } => format!(
                 "{reason}; use a store with conditional writes (If-None-Match), such as S3, or a \
-                 folder"
+                 folder; --unfenced goes without, and then you must see to it that a run has one \
+                 coordinator"
             ),
             Self::GaveUp { .. } => {
                 "check the object store and the network to it; if it is only slow, raise \

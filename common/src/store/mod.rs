@@ -56,6 +56,8 @@ pub struct Store {
     url: Arc<str>,
     endpoint: Option<Arc<str>>,
     limits: Limits,
+    /// Create-only writes are trusted to be such.
+    fenced: bool,
 }
 
 /// One object of a listing.
@@ -95,6 +97,14 @@ impl Store {
     pub fn within(&self, sub: &str) -> Self {
         let sub = sub.trim_matches('/');
         Self { prefix: self.full(sub), url: self.url_of(sub).into(), ..self.clone() }
+    }
+
+    /// The same store for one that does not honour create-only writes: [`Self::create`] looks
+    /// whether the object is there and then writes it. Of two writers at once both may succeed, so
+    /// whoever uses it must see to it that there is one writer.
+    #[must_use]
+    pub fn unfenced(self) -> Self {
+        Self { fenced: false, ..self }
     }
 
     /// The whole object.
@@ -214,6 +224,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`] if another's object is there, and those of the connection.
     pub async fn create(&self, path: &str, data: Bytes) -> Result<(), StoreError> {
+        if !self.fenced {
+            return match self.get(path).await {
+                Ok(found) if found == data => Ok(()),
+                Ok(_) => Err(StoreError::Exists { url: self.url_of(path) }),
+                Err(StoreError::NotFound { .. }) => self.put(path, data).await,
+                Err(error) => Err(error),
+            };
+        }
         let full = self.full(path);
         for _ in 0..CONFLICT_RETRIES {
             let payload = PutPayload::from(data.clone());

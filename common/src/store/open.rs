@@ -106,6 +106,7 @@ fn open_folder(url: &str, folder: &FilePath, settings: &Settings) -> Result<Stor
         url: canonical.trim_end_matches('/').into(),
         endpoint: None,
         limits: settings.limits,
+        fenced: true,
     })
 }
 
@@ -177,6 +178,7 @@ fn open_s3(url: &str, rest: &str, settings: &Settings) -> Result<Store, StoreErr
         url: url.into(),
         endpoint: Some(endpoint.into()),
         limits,
+        fenced: true,
     })
 }
 

@@ -61,6 +61,7 @@ fn train(
     let mut trainer = Trainer::new(Parts {
         config: config.clone(),
         images: (job.dataset.len(Split::Train), job.dataset.len(Split::Validation)),
+        shard_starts: job.dataset.shard_starts(Split::Train),
         source: Arc::new(job.dataset.clone()),
         rank: assignment.rank,
         world,

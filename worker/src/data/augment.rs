@@ -10,7 +10,8 @@
 //! the pixel was taken, before both are mirrored. The shift is one number for each channel
 //! ([`super::colour`]), in training alone. The side of the window is the net's, [`ModelName::input_side`](convoy_common::config::ModelName).
 
-use convoy_common::image::{Rgb8, decode, shorter_side_256};
+use convoy_common::dataset::Encoding;
+use convoy_common::image::{decode, shorter_side_256};
 use convoy_common::random::{Random, Stream};
 
 use super::colour::Axes;
@@ -96,37 +97,43 @@ impl Window {
     }
 }
 
-/// Decodes one image and writes the window of it into `out` (`3 x side x side`).
+/// Writes the window of one image into `out` (`3 x side x side`).
 ///
-/// A picture whose shorter side is not 256 is resized first.
+/// A file is decoded, and resized if its shorter side is not 256; raw pixels are taken as they are.
 pub(super) fn write(
     bytes: &[u8],
+    encoding: Encoding,
     treatment: Treatment,
     mean: &[f32],
     out: &mut [f32],
 ) -> Result<(), Unusable> {
+    if encoding == Encoding::Raw256 {
+        let side = STORED_SIDE as u32;
+        return write_window(bytes, (side, side), treatment, mean, out);
+    }
     let mut picture = decode(bytes)?;
     if picture.width.min(picture.height) != STORED_SIDE as u32 {
         picture = shorter_side_256(picture)?;
     }
-    write_window(&picture, treatment, mean, out)
+    write_window(&picture.pixels, (picture.width, picture.height), treatment, mean, out)
 }
 
+/// `pixels` are `height x width x 3`, and `size` is their width and height.
 fn write_window(
-    picture: &Rgb8,
+    pixels: &[u8],
+    size: (u32, u32),
     treatment: Treatment,
     mean: &[f32],
     out: &mut [f32],
 ) -> Result<(), Unusable> {
     let Treatment { window, side, shift, pixel_scale } = treatment;
-    let (width, height) = (picture.width as usize, picture.height as usize);
-    if width.min(height) < STORED_SIDE || picture.pixels.len() != width * height * 3 {
-        let Rgb8 { width, height, ref pixels } = *picture;
-        return Err(Unusable::Size { width, height, bytes: pixels.len() });
+    let (width, height) = (size.0 as usize, size.1 as usize);
+    if width.min(height) < STORED_SIDE || pixels.len() != width * height * 3 {
+        return Err(Unusable::Size { width: size.0, height: size.1, bytes: pixels.len() });
     }
     let left = (width - STORED_SIDE) / 2 + window.x;
     let top = (height - STORED_SIDE) / 2 + window.y;
-    let rows = picture.pixels.chunks_exact(width * 3).skip(top).take(side);
+    let rows = pixels.chunks_exact(width * 3).skip(top).take(side);
     for (y, row) in rows.enumerate() {
         let (row, _) = row[left * 3..][..side * 3].as_chunks::<3>();
         for channel in 0..3 {
@@ -148,11 +155,22 @@ fn write_window(
 
 #[cfg(test)]
 mod tests {
+    use convoy_common::image::Rgb8;
     use proptest::prelude::*;
 
     use super::*;
 
     const SIDE: usize = 227;
+
+    fn write_window(
+        picture: &Rgb8,
+        treatment: Treatment,
+        mean: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Unusable> {
+        let size = (picture.width, picture.height);
+        super::write_window(&picture.pixels, size, treatment, mean, out)
+    }
 
     fn treatment(window: Window, side: usize) -> Treatment {
         Treatment { window, side, shift: [3.0, -1.5, 0.25], pixel_scale: 0.5 }
@@ -259,6 +277,21 @@ mod tests {
         assert!(shift(Purpose::Train).iter().all(|it| *it != 0.0));
         let still = Recipe { colour_sigma: 0.0, ..recipe };
         assert_eq!(still.treatment(&request(Purpose::Train, 1, 2), 3).shift, [0.0; 3]);
+    }
+
+    #[test]
+    fn raw_pixels_are_taken_as_they_are_and_must_be_as_many_as_they_should() {
+        let picture = picture(256, 256);
+        let treatment = treatment(Window { x: 3, y: 20, flip: true }, SIDE);
+        let mut expected = vec![0.0; image_values(SIDE)];
+        write_window(&picture, treatment, &mean(), &mut expected).unwrap();
+        let mut out = vec![0.0; image_values(SIDE)];
+        write(&picture.pixels, Encoding::Raw256, treatment, &mean(), &mut out).unwrap();
+        assert!(out == expected);
+        for bytes in [&picture.pixels[1..], &[]] {
+            let outcome = write(bytes, Encoding::Raw256, treatment, &mean(), &mut out);
+            assert!(matches!(outcome, Err(Unusable::Size { .. })));
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Job {
             return;
         };
         let treatment = recipe.treatment(&self.request, sample.index);
-        let write = || augment::write(&encoded.bytes, treatment, mean, out);
+        let write = || augment::write(&encoded.bytes, encoded.encoding, treatment, mean, out);
         let written = catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked));
         if let Err(reason) = written {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);

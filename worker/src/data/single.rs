@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use convoy_common::dataset::Encoding;
+
 use super::augment::{self, STORED_SIDE, Treatment, Window, image_values};
 use super::error::Unusable;
 
@@ -29,7 +31,7 @@ pub fn single(
         pixel_scale: pixel_scale as f32,
     };
     let mut out = vec![0.0; image_values(side)];
-    let write = || augment::write(bytes, treatment, mean, &mut out);
+    let write = || augment::write(bytes, Encoding::Original, treatment, mean, &mut out);
     catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked))?;
     Ok(out)
 }

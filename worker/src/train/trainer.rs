@@ -32,6 +32,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     /// Images of the training and of the validation split.
     pub images: (u64, u64),
+    /// The first image of each shard of the training split.
+    pub shard_starts: Vec<u64>,
     /// This worker's place in the roster.
     pub rank: Rank,
     /// Workers in the roster.
@@ -102,8 +104,7 @@ impl Trainer {
     pub fn new(parts: Parts) -> Result<Self, TrainError> {
         let Parts { config, source, images, rank, world, net, lanes, settings, shared, .. } = parts;
         let (training, validation) = images;
-        let sampler =
-            Sampler::new(config.run.seed, training, config.train.batch, config.numerics.microbatch);
+        let sampler = Sampler::of(&config, training, &parts.shard_starts);
         let grid = EvaluationGrid::new(validation, config.numerics.microbatch);
         let plan =
             HeadPlan::new(config.numerics.head_exchange, config.train.batch, net.spec().linears());
@@ -321,17 +322,21 @@ fn requests(
     world: u32,
 ) -> impl Iterator<Item = Request> + Send {
     let steps = sampler.steps_per_epoch();
+    let mut order = Arc::new(sampler.epoch(start.epoch));
     std::iter::successors(Some(start), move |at| Some(at.next(steps)))
         .take_while(move |at| !timetable.is_complete(*at))
         .flat_map(move |Position { epoch, step }| {
             let share = Sampler::share(sampler.microbatches(step), rank.0, world);
-            let sampler = sampler.clone();
+            if order.epoch() != epoch {
+                order = Arc::new(sampler.epoch(epoch));
+            }
+            let (sampler, order) = (sampler.clone(), Arc::clone(&order));
             share.map(move |microbatch| Request {
                 purpose: Purpose::Train,
                 epoch,
                 step,
                 microbatch,
-                samples: sampler.microbatch(epoch, step, microbatch),
+                samples: sampler.microbatch_in(&order, step, microbatch),
             })
         })
 }

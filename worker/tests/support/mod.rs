@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
 use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
-use convoy_common::dataset::{DatasetIdentity, Encoded};
+use convoy_common::dataset::{DatasetIdentity, Encoded, Encoding};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
 use convoy_common::schedule::ManualDrop;
@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 
 /// Images of the training split: not a multiple of the batch, so that an epoch ends short.
 pub(crate) const TRAINING_IMAGES: u64 = 22;
+/// Five shards, as uneven as a data set's.
+const SHARD_STARTS: [u64; 5] = [0, 6, 9, 14, 21];
 const VALIDATION_IMAGES: u64 = 7;
 const CLASSES: usize = 3;
 
@@ -230,6 +232,7 @@ impl Cluster {
             config: self.config.clone(),
             source: self.source.clone(),
             images: (TRAINING_IMAGES, VALIDATION_IMAGES),
+            shard_starts: SHARD_STARTS.to_vec(),
             rank: Rank(rank),
             world,
             net,
@@ -350,7 +353,7 @@ fn draw() -> InMemory {
         jpeg_encoder::Encoder::new(&mut bytes, 90)
             .encode(&pixels, 256, 256, jpeg_encoder::ColorType::Rgb)
             .unwrap();
-        Encoded { bytes: Bytes::from(bytes), label: label as u16 }
+        Encoded { bytes: Bytes::from(bytes), label: label as u16, encoding: Encoding::Original }
     };
     InMemory {
         train: (0..TRAINING_IMAGES).map(image).collect(),
