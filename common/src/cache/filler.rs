@@ -33,8 +33,8 @@ const AFTER_FAILURES: Duration = Duration::from_secs(300);
 /// Wrong hashes after which a shard is left alone: by then its bytes are altered in the store.
 const ALTERED: u32 = 2;
 
-/// Between two lines on how far it is.
-const TOLD: Duration = Duration::from_secs(10);
+/// Between two lines on how far it is; the job's progress lines tell it of one worker.
+const TOLD: Duration = Duration::from_secs(30);
 
 /// The task's own state.
 pub(super) struct Filler {

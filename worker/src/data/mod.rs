@@ -34,6 +34,7 @@ use convoy_common::sampling::SampleRef;
 pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
+pub use packed::cached;
 pub use pipeline::{Pipeline, Settings};
 pub use single::single;
 pub use source::{Source, SourceError};
