@@ -78,16 +78,12 @@ async fn the_first_images_of_the_shards_cut_each_split_as_the_shards_do() {
         assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{starts:?}");
         assert!(*starts.last().unwrap() < count, "{starts:?}");
     }
-    // The writer closes a shard when it is full, so the splits share the one in between.
-    assert_eq!(train.len() + validation.len(), packed.shards + 1);
+    // Each split begins a shard of its own.
+    assert_eq!(train.len() + validation.len(), packed.shards);
     // A shard holds what its size says: a cut elsewhere would put bytes into another one.
     for (number, start) in train.iter().enumerate() {
         let end = train.get(number + 1).copied().unwrap_or(23);
-        let more = if number + 1 == train.len() { 0..validation[1] } else { 0..0 };
-        let bytes: usize = (*start..end)
-            .map(|it| content(Split::Train, it).len())
-            .chain(more.map(|it| content(Split::Validation, it).len()))
-            .sum();
+        let bytes: usize = (*start..end).map(|it| content(Split::Train, it).len()).sum();
         let stored = std::fs::metadata(folder.path().join(shard_path(number))).unwrap().len();
         assert_eq!(stored, 16 + bytes as u64, "shard {number}");
     }
