@@ -5,6 +5,8 @@
 
 use std::error::Error;
 use std::io;
+use std::ops::Range;
+use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
@@ -85,6 +87,24 @@ pub enum StoreError {
         /// What is allowed.
         most: u64,
     },
+    /// A read did not go well for as long as it was tried.
+    #[error(
+        "gave up reading bytes {} to {} of {url} after {tries} tries in {:.1} s",
+        range.start, range.end, took.as_secs_f64()
+    )]
+    GaveUp {
+        /// The object.
+        url: String,
+        /// The bytes that were asked for.
+        range: Range<u64>,
+        /// How often.
+        tries: u32,
+        /// For how long.
+        took: Duration,
+        /// Why the last one failed.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// Anything else.
     #[error("cannot {action} {url}")]
     Other {
@@ -128,13 +148,18 @@ impl Explain for StoreError {
                  folder; --unfenced goes without, and then you must see to it that a run has one \
                  coordinator"
             ),
+            Self::GaveUp { .. } => {
+                "check the object store and the network to it; if it is only slow, raise \
+                 data.read_timeout"
+                    .to_owned()
+            }
             Self::Other { .. } => return None,
         })
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } => exit::UNAVAILABLE,
+            Self::Unreachable { .. } | Self::GaveUp { .. } => exit::UNAVAILABLE,
             Self::BadUrl { .. }
             | Self::Denied { .. }
             | Self::NoBucket { .. }

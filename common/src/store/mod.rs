@@ -9,22 +9,30 @@
 //!   that Convoy uses (folders have no conditional update, so nothing relies on one);
 //! * errors mean the same on every backend.
 //!
+//! Two layers try failed requests again, never both: the backend does it for all but the reads of
+//! data ([`Store::read_range`] and its kin), which have a deadline over all tries.
+//!
 //! It knows nothing of what the objects hold.
 
 mod error;
 mod open;
+mod patience;
 mod probe;
+mod read;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, WriteMultipart};
+use url::Url;
 
 pub use error::{Cause, StoreError};
 pub use open::{Limits, Settings};
+pub(crate) use read::READ_PIECE;
 
 use error::Context;
 
@@ -45,6 +53,8 @@ const CONFLICT_RETRIES: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
+    /// The same place, for reads whose tries are counted by [`read`]: it makes one, of any length.
+    single: Arc<dyn ObjectStore>,
     prefix: Path,
     url: Arc<str>,
     endpoint: Option<Arc<str>>,
@@ -297,6 +307,12 @@ impl Store {
                 error => Err(error),
             },
         }
+    }
+
+    /// Where the object lies as a file, if the store is a folder of this machine.
+    pub fn file_of(&self, path: &str) -> Option<PathBuf> {
+        let folder = self.url.starts_with("file:").then(|| Url::parse(&self.url).ok())??;
+        Some(folder.to_file_path().ok()?.join(path))
     }
 
     fn full(&self, path: &str) -> Path {
