@@ -376,6 +376,7 @@ impl Run {
             lineage: lineage.lineage,
             start,
             workers: cluster.workers,
+            min_workers: cluster.min_workers,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: config.digest(),
