@@ -70,6 +70,42 @@ impl Position {
     }
 }
 
+/// How far a state has come. States of one run that have come equally far have equal bits.
+///
+/// Each unit of it is one collective that all ranks have to take part in, a step or an evaluation:
+/// nobody can be ahead of another by more than one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reached {
+    /// Before which step it is.
+    pub position: Position,
+    /// The validation split has been evaluated with it.
+    pub evaluated: bool,
+}
+
+impl Reached {
+    /// Whether one step or one evaluation leads from here to `newer`.
+    pub fn is_just_before(self, newer: Self, steps_per_epoch: u32) -> bool {
+        if newer.evaluated {
+            self == Self { evaluated: false, ..newer }
+        } else {
+            self.position.next(steps_per_epoch) == newer.position
+        }
+    }
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let evaluated = if self.evaluated { " (evaluated)" } else { "" };
+        write!(f, "{}{evaluated}", self.position)
+    }
+}
+
+impl From<Reached> for pb::Reached {
+    fn from(it: Reached) -> Self {
+        Self { position: Some(it.position.into()), evaluated: it.evaluated }
+    }
+}
+
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -134,6 +170,24 @@ mod tests {
         assert_eq!(last.next(7), Position { epoch: 3, step: 0 });
         assert_eq!(last.next(8), Position { epoch: 2, step: 7 });
         assert_eq!(last.next(7).global_step(7), last.global_step(7) + 1);
+    }
+
+    #[test]
+    fn a_state_is_just_before_another_if_one_step_or_evaluation_lies_between() {
+        let reached =
+            |step, evaluated| Reached { position: Position { epoch: 0, step }, evaluated };
+        assert!(reached(3, false).is_just_before(reached(4, false), 7));
+        assert!(reached(3, true).is_just_before(reached(4, false), 7));
+        assert!(reached(4, false).is_just_before(reached(4, true), 7));
+        for (older, newer) in [
+            (reached(3, false), reached(4, true)),
+            (reached(4, true), reached(4, true)),
+            (reached(4, false), reached(4, false)),
+            (reached(2, false), reached(4, false)),
+            (reached(5, false), reached(4, false)),
+        ] {
+            assert!(!older.is_just_before(newer, 7), "{older} {newer}");
+        }
     }
 
     #[test]

@@ -38,4 +38,4 @@ pub mod pb {
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Version of the wire protocol.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

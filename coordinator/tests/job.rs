@@ -149,20 +149,60 @@ async fn a_damaged_newest_checkpoint_is_skipped_and_its_manifest_never_met_again
 }
 
 #[tokio::test]
-async fn a_lost_worker_is_named_and_the_others_are_told_to_end() {
+async fn a_lost_worker_is_named_and_the_other_goes_on_with_what_it_holds() {
     let place = Place::new().await;
     let server = Server::start(place.config(&[]), Origin::Newest).await;
     let (mut a, b) = training(&server.address, "start").await;
+    lose(b).await;
+    let reason = a.ended().await;
+    assert!(reason.starts_with("worker b was lost: its connection"), "{reason}");
+    a.leave(at(0, 1), "b").await;
+    // As one that keeps its state.
+    a.prepare("").await;
+    a.begin().await;
+    let assignment = a.assignment();
+    assert_eq!(assignment.generation.unwrap().counter, 2);
+    assert_eq!(assignment.resume(), pb::Resume::Keep);
+    assert_eq!(assignment.position, Some(at(0, 1).into()));
+    assert_eq!(assignment.roster.len(), 1);
+    // Another one may join, and gets the state from it.
+    let mut c = Worker::join(&server.address, "c").await;
+    assert!(matches!(a.order().await, Some(Out::Regroup(_))));
+    a.leave(at(0, 2), "").await;
+    c.prepare("some").await;
+    assert_eq!(c.assignment().resume(), pb::Resume::State);
+    assert_eq!(c.assignment().peer.as_ref().unwrap().name, "a");
+}
+
+#[tokio::test]
+async fn a_job_whose_last_worker_is_lost_ends() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (a, b) = training(&server.address, "start").await;
     for worker in [&a, &b] {
         worker.checkpoint(&place, at(0, 1), 1.0).await;
     }
-    a.complain("").await;
+    // The manifest is there before its workers are gone.
+    let published = async {
+        while server
+            .client()
+            .await
+            .status(pb::StatusRequest {})
+            .await
+            .unwrap()
+            .get_ref()
+            .last_checkpoint
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, published).await.unwrap();
     lose(b).await;
-    assert_eq!(a.dismissed().await, u32::from(exit::WORKER_LOST));
-    drop(a);
+    lose(a).await;
     let outcome = server.outcome().await;
     assert_eq!(outcome.exit_code, exit::WORKER_LOST);
-    assert!(outcome.message.starts_with("worker b was lost: its connection"), "{outcome:?}");
+    assert!(outcome.message.contains("nobody is left"), "{outcome:?}");
     assert_eq!(outcome.last_checkpoint.unwrap().path, "checkpoints/1/000000000001/manifest.json");
 }
 
@@ -207,11 +247,8 @@ async fn a_call_that_breaks_the_protocol_is_over() {
     let server = Server::start(place.config(&[]), Origin::Newest).await;
     let (mut a, mut b) = training(&server.address, "start").await;
     b.say(pb::worker_message::Kind::Hello(hello("b"))).await;
-    assert_eq!(a.dismissed().await, u32::from(exit::WORKER_LOST));
+    assert_eq!(a.ended().await, "worker b was lost: it broke the protocol: a second hello");
     assert!(b.order().await.is_none());
-    drop((a, b));
-    let outcome = server.outcome().await;
-    assert!(outcome.message.contains("worker b was lost: it broke the protocol: a second hello"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use convoy_common::config::RunConfig;
 use convoy_common::failure::Explain;
-use convoy_common::ids::{Generation, Lineage, Position, Rank};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached};
 use convoy_common::schedule::ManualDrop;
 use convoy_common::{PROTOCOL, VERSION, exit, pb, rpc};
 use pb::coordinator_client::CoordinatorClient;
@@ -37,6 +37,20 @@ pub enum Order {
     },
     /// Divide the rate, once all ranks know of it.
     Drop(ManualDrop),
+    /// Leave the generation's ring at once and keep the state.
+    EndGeneration {
+        /// Which.
+        generation: Generation,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// The same at a step boundary on which all ranks agree.
+    Regroup {
+        /// Which.
+        generation: Generation,
+        /// Why, for the log.
+        reason: String,
+    },
     /// End now.
     Shutdown {
         /// Why, for the log.
@@ -58,11 +72,28 @@ pub struct Assignment {
     /// The line of history that checkpoints belong to.
     pub lineage: Lineage,
     /// Where training goes on.
-    pub position: Position,
-    /// The checkpoint to load, as a path in the run's store; none: initial weights from the seed.
-    pub manifest: Option<String>,
+    pub start: Reached,
+    /// What this worker begins with.
+    pub resume: Resume,
+    /// Take a checkpoint at the first boundary at which all ranks can.
+    pub owes_checkpoint: bool,
+    /// End where training would go on, with a checkpoint.
+    pub stop: bool,
     /// Orders of the override log that the state does not hold yet.
     pub drops: Vec<ManualDrop>,
+}
+
+/// What a worker begins a generation with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The checkpoint of this path in the run's store; none: initial weights from the seed.
+    Checkpoint(Option<String>),
+    /// What it holds.
+    Keep,
+    /// What it holds and one step or evaluation, which that peer has had already.
+    Redo(Member),
+    /// What that peer holds.
+    State(Member),
 }
 
 /// Who joins.
@@ -227,6 +258,16 @@ impl Orders {
                 Ok(Order::StopAfterStep { checkpoint: it.checkpoint, reason: it.reason })
             }
             Wire::Directive(it) => self.drop(it).map(Order::Drop),
+            Wire::EndGeneration(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("an end of no generation"))?;
+                Ok(Order::EndGeneration { generation: generation.into(), reason: it.reason })
+            }
+            Wire::Regroup(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("a regroup of no generation"))?;
+                Ok(Order::Regroup { generation: generation.into(), reason: it.reason })
+            }
             Wire::Shutdown(it) => Ok(Order::Shutdown {
                 reason: it.reason,
                 exit_code: u8::try_from(it.exit_code).unwrap_or(exit::FAILURE),
@@ -273,13 +314,18 @@ impl Orders {
 
     fn assignment(&self, it: pb::Assignment) -> Result<Assignment, SessionError> {
         let missing = |field: &str| self.protocol(&format!("an assignment without {field}"));
-        let mut roster = Vec::new();
-        for member in it.roster {
-            let address = member.ring_address.parse().map_err(|error| {
-                self.protocol(&format!("the ring address of {}: {error}", member.name))
-            })?;
-            roster.push(Member { name: member.name, address });
-        }
+        let roster: Vec<Member> =
+            it.roster.into_iter().map(|it| self.member(it)).collect::<Result<_, _>>()?;
+        let peer = it.peer.map(|it| self.member(it)).transpose()?;
+        let manifest = (!it.manifest.is_empty()).then_some(it.manifest);
+        let resume = match (pb::Resume::try_from(it.resume), peer) {
+            (Ok(pb::Resume::Checkpoint), _) => Resume::Checkpoint(manifest),
+            (Ok(pb::Resume::Keep), _) => Resume::Keep,
+            (Ok(pb::Resume::Redo), Some(peer)) => Resume::Redo(peer),
+            (Ok(pb::Resume::State), Some(peer)) => Resume::State(peer),
+            _ => return Err(missing("what to begin with")),
+        };
+        let position = it.position.ok_or_else(|| missing("a position"))?.into();
         if it.rank as usize >= roster.len() {
             return Err(self.protocol("a rank beyond the roster"));
         }
@@ -290,9 +336,19 @@ impl Orders {
             rank: Rank(it.rank),
             roster,
             lineage: Lineage(it.lineage),
-            position: it.position.ok_or_else(|| missing("a position"))?.into(),
-            manifest: (!it.manifest.is_empty()).then_some(it.manifest),
+            start: Reached { position, evaluated: it.evaluated },
+            resume,
+            owes_checkpoint: it.owes_checkpoint,
+            stop: it.stop,
         })
+    }
+
+    fn member(&self, it: pb::Member) -> Result<Member, SessionError> {
+        let address = it
+            .ring_address
+            .parse()
+            .map_err(|error| self.protocol(&format!("the ring address of {}: {error}", it.name)))?;
+        Ok(Member { name: it.name, address })
     }
 
     fn drop(&self, it: pb::Directive) -> Result<ManualDrop, SessionError> {

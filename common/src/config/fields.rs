@@ -310,6 +310,12 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     field("cluster.workers", Kind::Integer, "1", "training starts when so many have joined"),
     field(
+        "cluster.min_workers",
+        Kind::Integer,
+        "1",
+        "with fewer left, training waits until enough are back",
+    ),
+    field(
         "cluster.bind",
         Kind::Text,
         r#""127.0.0.1:7171""#,

@@ -414,6 +414,9 @@ pub struct Checkpoint {
 pub struct Cluster {
     /// Workers that make up the job; training starts when so many have joined.
     pub workers: u32,
+    /// With fewer left, training waits until enough are back; at most `workers`.
+    #[serde(default = "one")]
+    pub min_workers: u32,
     /// host:port on which the coordinator listens; port 0 takes a free one.
     pub bind: String,
     /// Allow a bind beyond loopback although nothing is encrypted or authenticated.

@@ -293,6 +293,8 @@ fn impossible_values_are_refused() {
         ),
         ("cluster.workers=0", "cluster.workers: must be at least 1, is 0"),
         ("cluster.workers=1025", "cluster.workers: must be at most 1024, is 1025"),
+        ("cluster.min_workers=0", "cluster.min_workers: must be at least 1, is 0"),
+        ("cluster.min_workers=2", "cluster.min_workers: must be at most 1, is 2"),
         ("cluster.bind=7171", "cluster.bind: must be host:port, is \"7171\""),
         ("cluster.insecure=1", "cluster.insecure: must be true or false, is 1"),
         ("cluster.liveness_timeout=1s", "cluster.liveness_timeout: must exceed 1s, is 1s"),

@@ -215,6 +215,7 @@ fn checkpoint(reader: &mut Reader<'_>) -> Checkpoint {
 fn cluster(reader: &mut Reader<'_>) -> Cluster {
     let cluster = Cluster {
         workers: reader.integer("cluster.workers", 1..=1024),
+        min_workers: reader.integer("cluster.min_workers", 1..=1024),
         bind: reader.text("cluster.bind"),
         insecure: reader.flag("cluster.insecure"),
         join_timeout: reader.duration("cluster.join_timeout", MILLISECOND..=24 * HOUR),
@@ -224,6 +225,13 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         ring_chunk: reader.size("cluster.ring_chunk", 4096..=4 << 20),
         allow_mixed_numerics: reader.flag("cluster.allow_mixed_numerics"),
     };
+    if reader.good(&["cluster.workers", "cluster.min_workers"])
+        && cluster.min_workers > cluster.workers
+    {
+        let (min, all) = (cluster.min_workers, cluster.workers);
+        let hint = "training begins with cluster.workers, so it could never begin".to_owned();
+        reader.wrong("cluster.min_workers", format!("must be at most {all}, is {min}"), hint);
+    }
     if reader.good(&["cluster.bind"]) {
         match address::bind(&cluster.bind) {
             Err(wrong) => reader.wrong("cluster.bind", wrong.what, wrong.hint),

@@ -24,7 +24,7 @@ pub(super) fn tell(note: &Note) {
             warn!(worker = name, reason = %refusal, hint = refusal.hint(), "worker refused");
         }
         Note::LeftEarly { name, why, have, need } => {
-            warn!(worker = name, why, have, need, "worker left before training");
+            warn!(worker = name, why, have, need, "worker without a rank left");
         }
         Note::Fingerprint { name, fingerprint, of_run: None } => {
             info!(worker = name, fingerprint, "numerics as the run's");
@@ -39,7 +39,7 @@ pub(super) fn tell(note: &Note) {
             hint = "numerics.precision = \"bf16\" may be faster; it can be chosen for a new run",
             "all workers have units for bf16, and this run computes in fp32"
         ),
-        Note::Formed { generation, roster, position, manifest } => {
+        Note::Formed { generation, roster, position, from } => {
             let seats = roster.iter().enumerate();
             let roster: Vec<String> =
                 seats.map(|(rank, it)| format!("{rank}={}@{}", it.name, it.ring_address)).collect();
@@ -49,7 +49,7 @@ pub(super) fn tell(note: &Note) {
                 roster = roster.join(" "),
                 epoch = position.epoch,
                 step = position.step,
-                from = manifest.as_deref().unwrap_or("seed"),
+                from,
                 "generation formed"
             );
         }
@@ -115,6 +115,24 @@ pub(super) fn tell(note: &Note) {
             %cause,
             "worker finished"
         ),
+        Note::Lost { name, why } => warn!(worker = name, why, "worker lost"),
+        Note::Regrouping { generation, reason } => {
+            warn!(%generation, reason, "generation over; workers keep their state");
+        }
+        Note::Left { name, held } => {
+            let held = held.map_or("nothing".to_owned(), |it| it.to_string());
+            info!(worker = name, held, "worker left the ring");
+        }
+        Note::TooFew { have, need } => {
+            warn!(have, need, "too few workers to go on; waiting for more");
+        }
+        Note::RegroupOrdered { joining, leaving } => info!(
+            joining = joining.join(" "),
+            leaving = leaving.join(" "),
+            "regrouping at the next step boundary"
+        ),
+        Note::Leaving { name, reason } => info!(worker = name, reason, "worker wants to leave"),
+        Note::Drained { name } => info!(worker = name, "worker left in order"),
         Note::Faltered { generation, name, sign } => {
             warn!(%generation, worker = name, sign, "generation broken; looking for the cause");
         }

@@ -410,6 +410,7 @@ impl Run {
             lineage: lineage.lineage,
             start,
             workers: cluster.workers,
+            min_workers: cluster.min_workers,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: self.given_digest.clone(),

@@ -11,7 +11,7 @@ use convoy_common::ids::{Position, Rank};
 use super::effect::Publication;
 use super::event::Kept;
 use super::note::Abandoned;
-use super::roster::{Roster, agreed};
+use super::roster::{Roster, agreed, by_rank};
 
 /// Checkpoints that may be on their way at once; more mean that parts never arrive.
 pub(super) const LIMIT: usize = 8;
@@ -76,7 +76,7 @@ impl Checkpoints {
         let digests = self.digests.entry(position).or_default();
         digests.insert(rank, state_digest);
         if digests.len() == roster.world() as usize {
-            return agreed(self.digests.remove(&position)?.into_values()).err();
+            return agreed(self.digests.remove(&position)?.into_iter()).err();
         }
         while self.digests.len() > LIMIT {
             self.digests.pop_first();
@@ -103,7 +103,7 @@ impl Checkpoints {
         }
         let parts = self.collecting.remove(&position).unwrap_or_default();
         // What ranks know alike is plain data, so equal values print alike.
-        let accounts = agreed(parts.values().map(|it| format!("{:?}", it.shared)));
+        let accounts = agreed(by_rank(parts.values().map(|it| format!("{:?}", it.shared))));
         let Some(first) = parts.values().next() else { return Collected::Late };
         if let Err(groups) = accounts {
             let odd = groups.iter().skip(1).flat_map(|group| &group.1);
@@ -186,10 +186,11 @@ impl Checkpoints {
         self.collecting.len()
     }
 
-    /// Forgets what waits for parts: the generation is over.
-    pub(super) fn end_generation(&mut self) {
-        self.collecting.clear();
+    /// Forgets what waits for parts, because the generation is over; gives what that was. They are
+    /// not abandoned for good: the next generation may take one at the same position.
+    pub(super) fn end_generation(&mut self) -> Vec<Position> {
         self.digests.clear();
+        std::mem::take(&mut self.collecting).into_keys().collect()
     }
 
     fn is_decided(&self, position: Position) -> bool {

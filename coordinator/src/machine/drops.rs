@@ -49,10 +49,17 @@ impl Drops {
         Self { entries: start.drops.iter().map(entry).collect(), refused: Vec::new() }
     }
 
-    /// What workers have to be told at the start.
-    pub(super) fn orders(&self) -> Vec<ManualDrop> {
-        let waiting = |it: &&Entry| it.stage == DropStage::Waiting;
-        self.entries.iter().filter(waiting).map(|it| it.drop).collect()
+    /// What workers that go on from `start` have to be told: what no state holds, and what a state
+    /// from before it took effect does not hold.
+    pub(super) fn orders(&self, start: Position) -> Vec<ManualDrop> {
+        let order = |it: &Entry| match it.stage {
+            DropStage::Waiting => Some(it.drop),
+            DropStage::Applied(at) | DropStage::Effective(at) if at > start => {
+                Some(ManualDrop { at: Some(at), ..it.drop })
+            }
+            _ => None,
+        };
+        self.entries.iter().filter_map(order).collect()
     }
 
     fn next_number(&self) -> u32 {
@@ -72,8 +79,14 @@ impl Machine {
         reason: String,
         effects: &mut Vec<Effect>,
     ) {
-        if !matches!(self.phase, Phase::Waiting { .. } | Phase::Preparing { .. } | Phase::Training)
-        {
+        let ending = matches!(
+            self.phase,
+            Phase::Stopping { .. }
+                | Phase::Finishing { .. }
+                | Phase::Closing { .. }
+                | Phase::Ended { .. }
+        );
+        if ending || self.stop.is_some() {
             self.drops.refused.push((request, "the job is ending"));
             return;
         }
@@ -89,9 +102,10 @@ impl Machine {
         let Some(entry) = self.drops.find(number) else { return };
         entry.stage = DropStage::Waiting;
         let drop = entry.drop;
-        // Before there is a roster it goes with the assignments; an ending job leaves it to the next.
+        // Before there is a roster it goes with the assignments, as it does between two generations;
+        // an ending job leaves it to the next.
         if matches!(self.phase, Phase::Preparing { .. } | Phase::Training) {
-            for to in self.members.connections() {
+            for to in self.seated() {
                 effects.push(Effect::Send { to, order: Order::Drop(drop) });
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
 use convoy_common::exit;
-use convoy_common::ids::{Generation, Lineage, Position, Rank};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached};
 use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
@@ -72,6 +72,20 @@ pub enum Order {
     },
     /// Divide the rate, once all ranks know of it.
     Drop(ManualDrop),
+    /// Leave the ring at once, keep the state, say so.
+    EndGeneration {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// The same at a step boundary on which all ranks agree.
+    Regroup {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
     /// End now.
     Shutdown {
         /// Why.
@@ -93,11 +107,30 @@ pub struct Assignment {
     /// The line of history.
     pub lineage: Lineage,
     /// Where training goes on.
-    pub position: Position,
-    /// Path of the manifest to load; none: initial weights from the seed.
-    pub manifest: Option<String>,
+    pub start: Reached,
+    /// What the worker begins with.
+    pub resume: Resume,
+    /// A checkpoint was abandoned or missed: take one at the first boundary at which all can.
+    pub owes_checkpoint: bool,
+    /// End where training would go on, with a checkpoint.
+    pub stop: bool,
     /// Orders of the override log that the state does not hold yet.
     pub drops: Vec<ManualDrop>,
+}
+
+/// What a worker begins a generation with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Initial weights.
+    Seed,
+    /// The checkpoint whose manifest is at this path.
+    Checkpoint(String),
+    /// What it holds.
+    Keep,
+    /// What it holds and one step or evaluation, which that worker has had already.
+    Redo(Seat),
+    /// What that worker holds.
+    State(Seat),
 }
 
 /// One line of a roster.

@@ -1,4 +1,4 @@
-//! Every way in which training ends: a stop, an agreed end, a lost worker.
+//! Every way in which training ends: a stop, an agreed end, nobody left.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use convoy_common::ids::{Position, Rank};
 
 use super::checkpoints::Fate;
 use super::effect::{Effect, Order, Outcome};
-use super::event::{Cause, ConnectionId, Failed, Finished};
+use super::event::{Cause, ConnectionId, Finished};
 use super::note::{Abandoned, Note};
-use super::trouble::{Loss, Trouble};
+use super::trouble::Loss;
 use super::{Machine, Phase};
 
 /// For orders on their way when the job is interrupted.
@@ -24,24 +24,49 @@ impl Machine {
         reason: String,
         effects: &mut Vec<Effect>,
     ) {
+        // What workers hold is kept, and what they have not begun with needs no keeping.
+        let untouched = match self.phase {
+            Phase::Waiting { .. } => self.members.newest(&self.members.connections()).is_none(),
+            Phase::Preparing { .. } => self.roster.as_ref().is_some_and(|it| it.fresh),
+            _ => false,
+        };
+        if untouched {
+            effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
+            let message = format!("stopped before training began: {reason}");
+            return self.close(now, Outcome::stopped(exit::STOPPED, message), effects);
+        }
+        if self.stop.is_some() {
+            return;
+        }
         match self.phase {
-            Phase::Waiting { .. } | Phase::Preparing { .. } => {
-                effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
-                let message = format!("stopped before training began: {reason}");
-                self.close(now, Outcome::stopped(exit::STOPPED, message), effects);
-            }
             Phase::Training => {
                 effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
-                for to in self.members.connections() {
-                    let order = Order::StopAfterStep { checkpoint: true, reason: reason.clone() };
-                    effects.push(Effect::Send { to, order });
-                }
-                self.stop = Some(reason);
-                self.phase = Phase::Stopping { until: now + self.plan.deadlines.finish };
+                self.stop = Some((reason, exit::STOPPED));
+                self.enter_stopping(now, effects);
+            }
+            Phase::Waiting { .. } => {
+                effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
+                self.stop = Some((reason, exit::STOPPED));
+                self.next_generation(now, effects);
+            }
+            // The next generation, or the one that prepares, stops where it begins.
+            Phase::Preparing { .. } | Phase::Faltering { .. } | Phase::Regrouping { .. } => {
+                effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
+                self.stop = Some((reason, exit::STOPPED));
             }
             // It stops already.
             _ => {}
         }
+    }
+
+    /// Tells those who train to come to an end.
+    pub(super) fn enter_stopping(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let Some((reason, _)) = self.stop.clone() else { return };
+        for to in self.seated() {
+            let order = Order::StopAfterStep { checkpoint: true, reason: reason.clone() };
+            effects.push(Effect::Send { to, order });
+        }
+        self.phase = Phase::Stopping { until: now + self.plan.deadlines.finish };
     }
 
     pub(super) fn interrupt(&mut self, now: Duration, reason: &str, effects: &mut Vec<Effect>) {
@@ -155,7 +180,7 @@ impl Machine {
                 ),
             );
         }
-        let trained_nothing = self.roster.as_ref().is_some_and(|roster| roster.start == *position);
+        let trained_nothing = self.roster.as_ref().is_some_and(|it| it.trained_nothing(*position));
         if !trained_nothing {
             match self.checkpoints.fate(*position) {
                 Fate::Kept => {}
@@ -177,9 +202,16 @@ impl Machine {
                 Outcome::completed(format!("training is complete at {position}{detail}"))
             }
             _ => {
-                let reason = self.stop.as_deref().unwrap_or("a worker was told to stop");
+                let (reason, exit_code) = match &self.stop {
+                    Some((reason, exit_code)) => (reason.as_str(), *exit_code),
+                    None => ("a worker was told to stop", exit::STOPPED),
+                };
                 let message = format!("stopped at {position}{detail}: {reason}");
-                Outcome::stopped(exit::STOPPED, message).with_hint(self.resume_hint())
+                let outcome = match exit_code {
+                    exit::STOPPED => Outcome::stopped(exit_code, message),
+                    _ => Outcome::failed(exit_code, message),
+                };
+                outcome.with_hint(self.resume_hint())
             }
         })
     }
@@ -197,8 +229,10 @@ impl Machine {
             let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.resume_hint());
             return self.close(now, outcome, effects);
         }
-        for rank in late {
-            self.lose(now, rank, Loss::NotFinished(waited), effects);
+        let late: Vec<ConnectionId> =
+            late.into_iter().filter_map(|rank| roster.connection(rank)).collect();
+        for connection in late {
+            self.lose(now, connection, Loss::NotFinished(waited), effects);
         }
     }
 
@@ -210,31 +244,56 @@ impl Machine {
         loss: Loss,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(member) = self.members.remove(connection) else { return };
-        let told = matches!(self.phase, Phase::Closing { .. });
-        if let Loss::Silent(_) = loss
-            && !told
-        {
-            // It may be deaf as well as mute; if not, it learns that nobody counts on it.
+        let Some(name) = self.members.get(connection).map(|it| it.name().to_owned()) else {
+            return;
+        };
+        let rank = self.roster.as_ref().and_then(|it| it.rank_of(connection));
+        match self.phase {
+            Phase::Ended { .. } => {}
+            Phase::Closing { .. } => {
+                self.members.remove(connection);
+                self.leave_if_empty(effects);
+            }
+            Phase::Waiting { .. } => {
+                self.forget(connection, &loss, effects);
+                let (have, need) = (self.members.len(), self.plan.workers);
+                let why = loss.to_string();
+                effects.push(Effect::Log(Note::LeftEarly { name: name.clone(), why, have, need }));
+                if self.generations > 0 && self.members.is_empty() {
+                    self.last_loss =
+                        Some((format!("worker {name} was lost: {loss}"), exit::WORKER_LOST));
+                    self.next_generation(now, effects);
+                }
+            }
+            _ => match rank {
+                Some(rank) if self.may_go(rank) => {
+                    self.members.remove(connection);
+                }
+                Some(_) if loss.is_gone() => {
+                    self.members.remove(connection);
+                    let why = loss.to_string();
+                    effects.push(Effect::Log(Note::Lost { name: name.clone(), why }));
+                    let text = format!("worker {name} was lost: {loss}");
+                    self.lost(now, text, exit::WORKER_LOST, effects);
+                }
+                Some(_) => self.lose(now, connection, loss, effects),
+                None => {
+                    self.forget(connection, &loss, effects);
+                    let (have, need) = (self.members.len(), self.plan.workers);
+                    let why = loss.to_string();
+                    effects.push(Effect::Log(Note::LeftEarly { name, why, have, need }));
+                }
+            },
+        }
+    }
+
+    /// Removes one that has no part in a generation.
+    fn forget(&mut self, connection: ConnectionId, loss: &Loss, effects: &mut Vec<Effect>) {
+        self.members.remove(connection);
+        if !loss.is_gone() {
             let reason = format!("the coordinator gave this worker up: {loss}");
             let order = Order::Shutdown { reason, exit_code: exit::WORKER_LOST };
             effects.push(Effect::Send { to: connection, order });
-        }
-        match self.phase {
-            Phase::Waiting { .. } => effects.push(Effect::Log(Note::LeftEarly {
-                name: member.name().to_owned(),
-                why: loss.to_string(),
-                have: self.members.len(),
-                need: self.plan.workers,
-            })),
-            Phase::Closing { .. } => self.leave_if_empty(effects),
-            Phase::Ended { .. } => {}
-            _ => {
-                let rank = self.roster.as_ref().and_then(|it| it.rank_of(connection));
-                if let Some(rank) = rank.filter(|rank| !self.may_go(*rank)) {
-                    self.lose(now, rank, loss, effects);
-                }
-            }
         }
     }
 
@@ -245,88 +304,10 @@ impl Machine {
         matches!(self.phase, Phase::Finishing { .. })
             && roster.finished_by(rank).is_some_and(|end| {
                 end.cause == Cause::NonFinite
-                    || end.position == roster.start
+                    || roster.trained_nothing(end.position)
                     || self.checkpoints.has_part(end.position, rank)
                     || self.checkpoints.fate(end.position) != Fate::Open
             })
-    }
-
-    /// A worker says that it left the generation.
-    pub(super) fn complain(
-        &mut self,
-        now: Duration,
-        rank: Rank,
-        failed: Failed,
-        effects: &mut Vec<Effect>,
-    ) {
-        let sign = match &failed.blame {
-            Some(blame) => format!("it blames {blame}: {}", failed.error),
-            None => failed.error.clone(),
-        };
-        self.falter(now, rank, sign, |trouble| trouble.add_complaint(rank, failed), effects);
-    }
-
-    /// A worker counts as lost.
-    pub(super) fn lose(
-        &mut self,
-        now: Duration,
-        rank: Rank,
-        loss: Loss,
-        effects: &mut Vec<Effect>,
-    ) {
-        let sign = loss.to_string();
-        self.falter(now, rank, sign, |trouble| trouble.add_loss(rank, loss), effects);
-    }
-
-    /// Takes in one sign of a broken generation; the first one starts the search for the cause.
-    fn falter(
-        &mut self,
-        now: Duration,
-        rank: Rank,
-        sign: String,
-        add: impl FnOnce(&mut Trouble),
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(roster) = &self.roster else { return };
-        let (generation, name) = (roster.generation, roster.name(rank).to_owned());
-        match &mut self.phase {
-            Phase::Faltering { trouble, .. } => {
-                add(trouble);
-                effects.push(Effect::Log(Note::AlsoFaltered { name, sign }));
-            }
-            Phase::Preparing { .. }
-            | Phase::Training
-            | Phase::Stopping { .. }
-            | Phase::Finishing { .. } => {
-                let mut trouble = Trouble::default();
-                add(&mut trouble);
-                effects.push(Effect::Log(Note::Faltered { generation, name, sign }));
-                let until = now + self.plan.deadlines.blame;
-                self.phase = Phase::Faltering { until, trouble };
-            }
-            Phase::Waiting { .. } | Phase::Closing { .. } | Phase::Ended { .. } => return,
-        }
-        if let (Phase::Faltering { trouble, .. }, Some(roster)) = (&self.phase, &self.roster)
-            && trouble.is_complete(roster)
-        {
-            self.conclude(now, effects);
-        }
-    }
-
-    /// The generation is broken and its cause as clear as it will be.
-    ///
-    /// Here the job ends. This is the one place that a next generation of the survivors would
-    /// replace: the roster, the culprits and the last known position are all at hand.
-    pub(super) fn conclude(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let (Phase::Faltering { trouble, .. }, Some(roster)) = (&self.phase, &self.roster) else {
-            return;
-        };
-        let verdict = trouble.verdict(roster);
-        let position = trouble.position().map_or(self.position, |it| it.max(self.position));
-        let message = format!("{}, at {position}", verdict.text);
-        let outcome = Outcome::failed(verdict.exit_code, message).with_hint(self.resume_hint());
-        self.say_progress(effects);
-        self.close(now, outcome, effects);
     }
 
     /// Ends the job: everybody is told, and gets a moment to leave.
@@ -350,7 +331,8 @@ impl Machine {
             let (reason, exit_code) = (outcome.message.clone(), outcome.exit_code);
             effects.push(Effect::Send { to, order: Order::Shutdown { reason, exit_code } });
         }
-        self.checkpoints.end_generation();
+        // Who watches has been told more than that checkpoints on their way are given up.
+        drop(self.checkpoints.end_generation());
         self.phase = Phase::Closing { until: now + moment, outcome };
         self.leave_if_empty(effects);
     }
@@ -371,7 +353,7 @@ impl Machine {
         }
     }
 
-    fn resume_hint(&self) -> String {
+    pub(super) fn resume_hint(&self) -> String {
         if self.checkpoints.last.is_some() || self.checkpoints.publishing() > 0 {
             "start the same config again to go on from the last checkpoint".to_owned()
         } else {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
-use convoy_common::ids::{Generation, Position};
+use convoy_common::ids::{Generation, Position, Reached};
 
 /// One call of a worker; never used twice in the life of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,13 @@ pub enum Event {
         connection: ConnectionId,
         /// Hash of what it computed.
         fingerprint: String,
+    },
+    /// A worker wants to go as soon as the others can do without it.
+    Leaving {
+        /// Its call.
+        connection: ConnectionId,
+        /// Why.
+        reason: String,
     },
     /// The operator wants the job to take a checkpoint and end.
     StopRequested {
@@ -203,7 +210,9 @@ pub enum Report {
         /// Why.
         error: String,
     },
-    /// It left the generation.
+    /// It left the ring of the generation and keeps its state.
+    Left(Left),
+    /// It cannot go on, and its state is lost.
     Failed(Failed),
     /// It ended the generation in agreement with all other ranks.
     Finished(Finished),
@@ -283,17 +292,30 @@ pub struct Evaluation {
     pub schedule_done: bool,
 }
 
-/// Why a worker left its generation.
+/// How a worker left the ring of its generation with its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// What it holds; none: nothing yet.
+    pub held: Option<Reached>,
+    /// At a boundary on which all ranks agreed; otherwise something broke, here or elsewhere.
+    pub agreed: bool,
+    /// A checkpoint was due and is not taken.
+    pub owes_checkpoint: bool,
+    /// The peer that it blames.
+    pub blame: Option<String>,
+    /// What happened.
+    pub error: String,
+}
+
+/// Why a worker cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// The last committed position.
     pub position: Position,
-    /// The peer that it blames; none: itself, or unknown.
-    pub blame: Option<String>,
     /// What happened.
     pub error: String,
-    /// Exit code that the run deserves for it; none: the loss of a worker is all there is.
-    pub exit_code: Option<u8>,
+    /// Exit code that it deserves.
+    pub exit_code: u8,
 }
 
 /// How a worker ended its generation in agreement with the others.

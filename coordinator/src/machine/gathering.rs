@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use convoy_common::exit;
-use convoy_common::ids::{Generation, Rank};
+use convoy_common::ids::Rank;
 
 use super::admission::{self, Door, Likeness};
-use super::effect::{Assignment, Effect, Order, Outcome, Seat};
+use super::effect::{Effect, Order, Outcome};
 use super::event::{ConnectionId, Hello};
 use super::note::Note;
 use super::roster::Roster;
@@ -21,12 +21,20 @@ impl Machine {
         hello: Hello,
         effects: &mut Vec<Effect>,
     ) {
-        let door = match self.phase {
+        let ending = matches!(
+            self.phase,
+            Phase::Stopping { .. }
+                | Phase::Finishing { .. }
+                | Phase::Closing { .. }
+                | Phase::Ended { .. }
+        );
+        let door = if ending || self.stop.is_some() {
+            Door::Ending
+        } else if self.members.len() >= self.plan.workers {
             // Some may have yet to say what they compute; their places are taken all the same.
-            Phase::Waiting { .. } if self.members.len() >= self.plan.workers => Door::Full,
-            Phase::Waiting { .. } => Door::Open,
-            Phase::Preparing { .. } | Phase::Training => Door::Full,
-            _ => Door::Ending,
+            Door::Full
+        } else {
+            Door::Open
         };
         if let Err(refusal) = admission::decide(&hello, &self.plan, &self.members, door) {
             // A name that was refused for its form is not fit for a log either.
@@ -49,8 +57,8 @@ impl Machine {
         fingerprint: String,
         effects: &mut Vec<Effect>,
     ) {
-        let waiting = matches!(self.phase, Phase::Waiting { .. });
-        let Some(member) = self.members.get_mut(to).filter(|it| waiting && !it.cleared) else {
+        let over = matches!(self.phase, Phase::Closing { .. } | Phase::Ended { .. });
+        let Some(member) = self.members.get_mut(to).filter(|it| !over && !it.cleared) else {
             return;
         };
         (member.heard, member.spoke) = (now, true);
@@ -73,56 +81,29 @@ impl Machine {
         }
         member.cleared = true;
         effects.push(Effect::Log(Note::Fingerprint { name, fingerprint, of_run: differs }));
-        if self.members.cleared() >= self.plan.workers {
-            self.form(now, effects);
+        match self.phase {
+            Phase::Waiting { .. } if self.generations > 0 => self.look_again(now, effects),
+            Phase::Waiting { .. } => {
+                let all = self.members.candidates();
+                if all.len() as u32 >= self.plan.workers {
+                    // The precision of a run is fixed with its first step: later the word would
+                    // come too late.
+                    let new = self.plan.start.checkpoint.is_none() && self.plan.fp32;
+                    if new && self.members.iter().all(|(_, it)| it.hello.bf16_units) {
+                        effects.push(Effect::Log(Note::Bf16Possible));
+                    }
+                    self.form(now, &all, false, effects);
+                }
+            }
+            _ => self.regroup_if_due(now, effects),
         }
     }
 
-    /// Makes a generation of all that are here and tells them their places.
-    fn form(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        self.generations += 1;
-        // The precision of a run is fixed with its first step: later the word would come too late.
-        let new = self.generations == 1 && self.plan.start.checkpoint.is_none();
-        if new && self.plan.fp32 && self.members.iter().all(|(_, it)| it.hello.bf16_units) {
-            effects.push(Effect::Log(Note::Bf16Possible));
+    /// One more is there while the job waits for enough to go on.
+    fn look_again(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.members.candidates().len() as u32 >= self.plan.min_workers {
+            self.next_generation(now, effects);
         }
-        let generation = Generation { term: self.plan.term, counter: self.generations };
-        let start = &self.plan.start;
-        let manifest = start.checkpoint.as_ref().map(|it| it.path.clone());
-        let workers = self
-            .members
-            .iter()
-            .map(|(connection, member)| {
-                let ring_address = member.hello.ring_address.clone();
-                (connection, Seat { name: member.name().to_owned(), ring_address })
-            })
-            .collect();
-        let roster = Roster::new(generation, start.position, workers);
-        effects.push(Effect::Log(Note::Formed {
-            generation,
-            roster: roster.seats(),
-            position: start.position,
-            manifest: manifest.clone(),
-        }));
-        let drops = self.drops.orders();
-        for (rank, to) in roster.connections() {
-            if let Some(member) = self.members.get_mut(to) {
-                // They come with the assignment.
-                member.newest_drop = drops.iter().map(|it| it.number).max().unwrap_or(0);
-            }
-            let assignment = Assignment {
-                generation,
-                rank,
-                roster: roster.seats(),
-                lineage: self.plan.lineage,
-                position: start.position,
-                manifest: manifest.clone(),
-                drops: drops.clone(),
-            };
-            effects.push(Effect::Send { to, order: Order::Assign(assignment) });
-        }
-        self.roster = Some(roster);
-        self.phase = Phase::Preparing { until: now + self.plan.deadlines.prepare };
     }
 
     pub(super) fn ready(
@@ -145,6 +126,9 @@ impl Machine {
     fn begin(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let Some(roster) = &self.roster else { return };
         let generation = roster.generation;
+        let restored = roster.fresh
+            && self.checkpoints.last.as_ref().map(|it| &it.path)
+                == self.plan.start.checkpoint.as_ref().map(|it| &it.path);
         let state_digest = match roster.agreed_state() {
             Ok(state_digest) => state_digest,
             Err(groups) => {
@@ -152,7 +136,7 @@ impl Machine {
                 return self.close(now, outcome, effects);
             }
         };
-        if let Some(expected) = &self.plan.start.state_digest
+        if let Some(expected) = self.plan.start.state_digest.as_ref().filter(|_| restored)
             && *expected != state_digest
         {
             let outcome = Outcome::failed(
@@ -170,8 +154,13 @@ impl Machine {
             effects.push(Effect::Send { to, order: Order::Begin(generation) });
         }
         effects.push(Effect::Log(Note::Began { generation, state_digest }));
-        self.phase = Phase::Training;
-        self.moved = now;
+        (self.moved, self.began) = (now, now);
+        if self.stop.is_some() {
+            self.enter_stopping(now, effects);
+        } else {
+            self.phase = Phase::Training;
+            self.regroup_if_due(now, effects);
+        }
     }
 
     fn different_states(&self, roster: &Roster, groups: &[(String, Vec<Rank>)]) -> Outcome {
@@ -191,6 +180,9 @@ impl Machine {
     }
 
     pub(super) fn nobody_came(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.generations > 0 {
+            return self.too_few_came(now, effects);
+        }
         let waited = self.plan.deadlines.join.as_secs_f64();
         let message = format!("{} after {waited:.0} s", self.attendance());
         let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(
@@ -204,17 +196,24 @@ impl Machine {
     /// `1 of 2 workers joined (a)`
     pub(super) fn attendance(&self) -> String {
         let names = self.members.names();
-        let (have, need) = (names.len(), self.plan.workers);
+        let (have, mut need) = (names.len(), self.plan.workers);
+        if self.generations > 0 {
+            need = self.plan.min_workers;
+        }
         let names =
             if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-        format!("{have} of {need} workers joined{names}")
+        match self.generations {
+            0 => format!("{have} of {need} workers joined{names}"),
+            _ => format!("{have} of {need} workers needed to go on are there{names}"),
+        }
     }
 
     pub(super) fn not_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let late = self.roster.as_ref().map(Roster::not_ready).unwrap_or_default();
-        for rank in late {
-            let loss = Loss::NotReady(self.plan.deadlines.prepare);
-            self.lose(now, rank, loss, effects);
+        let of = |rank| self.roster.as_ref().and_then(|it| it.connection(rank));
+        let late: Vec<ConnectionId> = late.into_iter().filter_map(of).collect();
+        for connection in late {
+            self.lose(now, connection, Loss::NotReady(self.plan.deadlines.prepare), effects);
         }
     }
 }

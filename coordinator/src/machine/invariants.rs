@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use convoy_common::exit;
-use convoy_common::ids::{Generation, Position};
+use convoy_common::ids::{Generation, Position, Reached};
 
 use super::checkpoints::LIMIT;
-use super::{Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report};
+use super::{
+    Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report, Resume,
+};
 
 /// The first invariant of a state that does not hold, by name.
 pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
@@ -27,18 +29,29 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     if let Some(roster) = &machine.roster {
         let seats = roster.seats();
         check(seats.windows(2).all(|pair| pair[0].name < pair[1].name), "ranks follow the names")?;
-        check(roster.world() == machine.plan.workers, "a generation has all workers of the job")?;
+        check(roster.world() <= machine.plan.workers, "a generation has no more than all workers")?;
+        let runs = matches!(
+            machine.phase,
+            Phase::Preparing { .. } | Phase::Training | Phase::Stopping { .. }
+        );
+        let seated = machine.seated().len() as u32;
+        check(!runs || seated == roster.world(), "who is in a running generation is connected")?;
+        let trains = matches!(machine.phase, Phase::Training);
+        check(
+            !trains || roster.world() >= machine.plan.min_workers,
+            "below min_workers nothing trains",
+        )?;
     }
     Ok(())
 }
 
 /// The first invariant of a history that does not hold, by name.
-pub fn of_history(history: &[(Event, Vec<Effect>)], workers: u32) -> Result<(), &'static str> {
+pub fn of_history(history: &[(Event, Vec<Effect>)]) -> Result<(), &'static str> {
     let mut seen = Seen::default();
     for (event, effects) in history {
         seen.event(event);
         for effect in effects {
-            seen.effect(effect, workers)?;
+            seen.effect(effect)?;
         }
     }
     Ok(())
@@ -51,6 +64,10 @@ struct Seen {
     dismissed: BTreeSet<ConnectionId>,
     assigned: BTreeMap<ConnectionId, Generation>,
     generation: Option<Generation>,
+    /// How many each has.
+    worlds: BTreeMap<Generation, usize>,
+    /// What each call held when it left a generation.
+    left: BTreeMap<(Generation, ConnectionId), Option<Reached>>,
     /// The digest that each call said to be ready with.
     ready: BTreeMap<(Generation, ConnectionId), String>,
     completed: BTreeSet<ConnectionId>,
@@ -68,6 +85,10 @@ impl Seen {
             Report::Ready { state_digest } => {
                 self.ready.insert((*generation, *connection), state_digest.clone());
             }
+            Report::Left(left) => {
+                // What is said twice was dropped the second time.
+                self.left.entry((*generation, *connection)).or_insert(left.held);
+            }
             Report::PartUploaded { position, state_digest, .. } => {
                 let digests = self.digests.entry(*connection).or_default();
                 digests.insert(*position, state_digest.clone());
@@ -79,7 +100,7 @@ impl Seen {
         }
     }
 
-    fn effect(&mut self, effect: &Effect, workers: u32) -> Result<(), &'static str> {
+    fn effect(&mut self, effect: &Effect) -> Result<(), &'static str> {
         check(!self.ended, "nothing follows the end")?;
         match effect {
             Effect::Send { to, order } => self.order(*to, order),
@@ -90,11 +111,12 @@ impl Seen {
                 )?;
                 check(self.dismissed.insert(*to), "nobody is dismissed twice")
             }
-            Effect::Publish(publication) => self.publication(publication, workers),
+            Effect::Publish(publication) => self.publication(publication),
             Effect::End(outcome) => {
                 self.ended = true;
+                let world = self.generation.and_then(|it| self.worlds.get(&it).copied());
                 check(
-                    outcome.exit_code != exit::OK || self.completed.len() >= workers as usize,
+                    outcome.exit_code != exit::OK || Some(self.completed.len()) >= world,
                     "a job succeeds only if every rank completed",
                 )
             }
@@ -120,18 +142,37 @@ impl Seen {
                 let generation = assignment.generation;
                 check(self.generation.is_none_or(|last| last <= generation), "generations ascend")?;
                 self.generation = Some(generation);
-                self.assigned.insert(to, generation);
-                Ok(())
+                self.worlds.insert(generation, assignment.roster.len());
+                let before = self.assigned.insert(to, generation);
+                let held = match before {
+                    None => None,
+                    Some(before) => *self
+                        .left
+                        .get(&(before, to))
+                        .ok_or("nobody is in two generations at once")?,
+                };
+                let start = assignment.start;
+                check(
+                    held.is_none_or(|it| it <= start),
+                    "a generation goes on from the newest state that its workers hold",
+                )?;
+                check(
+                    assignment.resume != Resume::Keep || held == Some(start),
+                    "who keeps its state holds the one that is gone on from",
+                )
             }
             Order::Begin(generation) => {
+                check(self.generation == Some(*generation), "one generation runs at a time")?;
                 let mut digests = BTreeSet::new();
                 for (connection, assigned) in &self.assigned {
                     if assigned == generation {
                         let digest = self.ready.get(&(*generation, *connection));
-                        digests.insert(digest.ok_or("training begins when all are ready")?);
+                        let digest = digest.ok_or("training begins when all are ready")?;
+                        // Who keeps its state does not hash it.
+                        digests.extend(Some(digest).filter(|it| !it.is_empty()));
                     }
                 }
-                check(digests.len() == 1, "training begins from equal bits")
+                check(digests.len() <= 1, "training begins from equal bits")
             }
             Order::StopAfterStep { .. } => {
                 check(self.assigned.contains_key(&to), "only who trains is told to stop")
@@ -139,6 +180,10 @@ impl Seen {
             Order::Drop(_) => {
                 check(self.assigned.contains_key(&to), "only who trains is told to drop the rate")
             }
+            Order::EndGeneration { generation, .. } | Order::Regroup { generation, .. } => check(
+                self.assigned.get(&to) == Some(generation),
+                "only who is in a generation is told to leave it",
+            ),
             Order::Shutdown { .. } => {
                 self.dismissed.insert(to);
                 Ok(())
@@ -146,9 +191,9 @@ impl Seen {
         }
     }
 
-    fn publication(&mut self, publication: &Publication, workers: u32) -> Result<(), &'static str> {
+    fn publication(&mut self, publication: &Publication) -> Result<(), &'static str> {
         check(
-            publication.parts.len() == workers as usize,
+            self.worlds.get(&publication.generation) == Some(&publication.parts.len()),
             "a checkpoint has the parts of all ranks",
         )?;
         let names: BTreeSet<&String> = publication.parts.iter().map(|it| &it.name).collect();

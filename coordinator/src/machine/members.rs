@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use convoy_common::ids::Position;
+use convoy_common::ids::{Position, Reached};
 
 use super::event::{ConnectionId, Hello};
 
@@ -24,6 +24,12 @@ pub(super) struct Member {
     pub(super) cleared: bool,
     /// The newest order of the override log that it says to know.
     pub(super) newest_drop: u32,
+    /// What it holds, as it said when it left its last generation; none while it is in one.
+    pub(super) held: Option<Reached>,
+    /// It missed a checkpoint.
+    pub(super) owes_checkpoint: bool,
+    /// It wants to go.
+    pub(super) leaving: bool,
 }
 
 impl Member {
@@ -49,6 +55,9 @@ impl Members {
             phase,
             cleared: false,
             newest_drop: 0,
+            held: None,
+            owes_checkpoint: false,
+            leaving: false,
         };
         self.all.insert(connection, member);
     }
@@ -59,6 +68,29 @@ impl Members {
 
     pub(super) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Member> {
         self.all.get_mut(&connection)
+    }
+
+    pub(super) fn get(&self, connection: ConnectionId) -> Option<&Member> {
+        self.all.get(&connection)
+    }
+
+    /// Those that could be given a rank.
+    pub(super) fn candidates(&self) -> Vec<ConnectionId> {
+        self.which(|it| it.cleared && !it.leaving)
+    }
+
+    pub(super) fn which(&self, test: impl Fn(&Member) -> bool) -> Vec<ConnectionId> {
+        self.all.iter().filter(|it| test(it.1)).map(|it| *it.0).collect()
+    }
+
+    /// Their names, in the order given.
+    pub(super) fn names_of(&self, connections: &[ConnectionId]) -> Vec<String> {
+        connections.iter().filter_map(|it| Some(self.all.get(it)?.name().to_owned())).collect()
+    }
+
+    /// The newest state that any of these holds.
+    pub(super) fn newest(&self, of: &[ConnectionId]) -> Option<Reached> {
+        of.iter().filter_map(|it| self.all.get(it)?.held).max()
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Member> {
@@ -82,11 +114,6 @@ impl Members {
 
     pub(super) fn len(&self) -> u32 {
         self.all.len() as u32
-    }
-
-    /// How many compute what the run wants.
-    pub(super) fn cleared(&self) -> u32 {
-        self.all.values().filter(|it| it.cleared).count() as u32
     }
 
     pub(super) fn is_empty(&self) -> bool {

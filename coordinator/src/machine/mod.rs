@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! Waiting --all joined--> Preparing --all ready, equal bits--> Training
-//!                              |                                  |  stop wanted
-//!                              |                                  v
-//!                              |                              Stopping
-//!                              |                                  |  first worker finished
-//!                              +----- a worker is lost -----+     v
-//!                                                           | Finishing --final manifest--+
-//!                                                           v                             v
-//!                                                       Faltering --root cause--------> Closing -> Ended
+//!    ^                      ^     |                              |  stop wanted
+//!    |            next      |     |                              v
+//!    |         generation   |     |                           Stopping
+//!    |                      |     |                              |  first worker finished
+//!    |                      |     +--- a worker is lost, ---+    v
+//!    |                      |          or the ring breaks   | Finishing --final manifest--+
+//!    |                      |                               v                             v
+//!    '-----too few--- Regrouping <---why is known--- Faltering     nobody left --> Closing -> Ended
 //! ```
 //!
 //! Time is an argument and every wait has a deadline, so each path is tested without waiting. The
@@ -29,6 +29,7 @@ mod members;
 mod note;
 mod pace;
 mod plan;
+mod regroup;
 mod roster;
 mod status;
 mod training;
@@ -42,10 +43,10 @@ use std::time::Duration;
 use convoy_common::ids::{Generation, Position};
 
 pub use admission::Refusal;
-pub use effect::{Assignment, Effect, Ending, Order, Outcome, Publication, Seat};
+pub use effect::{Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
 pub use event::{
     CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept,
-    Report, StepReport, StepTimes,
+    Left, Report, StepReport, StepTimes,
 };
 pub use note::{Abandoned, Note};
 pub use pace::Progress;
@@ -57,7 +58,7 @@ use drops::Drops;
 use members::Members;
 use pace::Pace;
 use roster::Roster;
-use trouble::{Loss, Trouble};
+use trouble::{Links, Loss, Trouble};
 
 /// A gap between two steps of the machine that means that this process itself stood still.
 /// Its owner ticks several times a second.
@@ -81,8 +82,18 @@ pub struct Machine {
     drops: Drops,
     /// The last committed one that is known.
     position: Position,
-    /// Why the job is to stop, if it is.
-    stop: Option<String>,
+    /// Why the job is to stop, if it is, and the exit code of that.
+    stop: Option<(String, u8)>,
+    /// What the last lost worker was lost by, and the exit code of a job that ends with it.
+    last_loss: Option<(String, u8)>,
+    /// Links between workers that broke of late.
+    links: Links,
+    /// The generation was asked to end at a boundary.
+    regroup_ordered: bool,
+    /// A checkpoint was abandoned or missed with a generation, and none was made since.
+    owes_checkpoint: bool,
+    /// When the generation began to train.
+    began: Duration,
     /// When training last showed any progress.
     moved: Duration,
     /// When the machine was asked last.
@@ -91,14 +102,35 @@ pub struct Machine {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    Waiting { until: Duration },
-    Preparing { until: Duration },
+    Waiting {
+        until: Duration,
+    },
+    Preparing {
+        until: Duration,
+    },
     Training,
-    Stopping { until: Duration },
-    Finishing { until: Duration },
-    Faltering { until: Duration, trouble: Trouble },
-    Closing { until: Duration, outcome: Outcome },
-    Ended { outcome: Outcome },
+    Stopping {
+        until: Duration,
+    },
+    Finishing {
+        until: Duration,
+    },
+    /// The ring is broken, and nobody is known to be lost yet.
+    Faltering {
+        until: Duration,
+        trouble: Trouble,
+    },
+    /// The generation is over; its workers leave the ring and say what they hold.
+    Regrouping {
+        until: Duration,
+    },
+    Closing {
+        until: Duration,
+        outcome: Outcome,
+    },
+    Ended {
+        outcome: Outcome,
+    },
 }
 
 impl Machine {
@@ -115,6 +147,11 @@ impl Machine {
             drops: Drops::new(&plan.start),
             position: plan.start.position,
             stop: None,
+            last_loss: None,
+            links: Links::default(),
+            regroup_ordered: false,
+            owes_checkpoint: false,
+            began: now,
             moved: now,
             now,
             plan,
@@ -138,6 +175,9 @@ impl Machine {
             }
             Event::Said { connection, generation, report } => {
                 self.hear(now, connection, generation, report, &mut effects);
+            }
+            Event::Leaving { connection, reason } => {
+                self.wants_to_leave(now, connection, reason, &mut effects);
             }
             Event::StopRequested { reason } => self.request_stop(now, reason, &mut effects),
             Event::Interrupted { reason } => self.interrupt(now, &reason, &mut effects),
@@ -210,14 +250,20 @@ impl Machine {
                 ("preparing", format!("{ready} of {of} workers are ready"))
             }
             Phase::Training => ("training", String::new()),
-            Phase::Stopping { .. } => ("stopping", self.stop.clone().unwrap_or_default()),
+            Phase::Stopping { .. } => {
+                ("stopping", self.stop.as_ref().map_or(String::new(), |it| it.0.clone()))
+            }
             Phase::Finishing { .. } => {
                 ("stopping", "waiting for the last workers and the final checkpoint".to_owned())
             }
             Phase::Faltering { trouble, .. } => match &self.roster {
-                Some(roster) => ("stopping", trouble.verdict(roster).text),
-                None => ("stopping", String::new()),
+                Some(roster) => ("regrouping", trouble.verdict(roster)),
+                None => ("regrouping", String::new()),
             },
+            Phase::Regrouping { .. } => {
+                let last = self.last_loss.as_ref().map_or(String::new(), |it| it.0.clone());
+                ("regrouping", last)
+            }
             Phase::Closing { outcome, until } => {
                 let left = until.saturating_sub(now).as_secs_f64();
                 let word = outcome.kind.word();
@@ -250,10 +296,14 @@ impl Machine {
         match self.phase {
             Phase::Waiting { until } if now >= until => self.nobody_came(now, effects),
             Phase::Preparing { until } if now >= until => self.not_ready(now, effects),
-            Phase::Training => self.check_progress(now, effects),
+            Phase::Training => {
+                self.check_progress(now, effects);
+                self.regroup_if_due(now, effects);
+            }
             Phase::Stopping { until } if now >= until => self.not_finished(now, effects),
             Phase::Finishing { until } if now >= until => self.not_finished(now, effects),
             Phase::Faltering { until, .. } if now >= until => self.conclude(now, effects),
+            Phase::Regrouping { until } if now >= until => self.not_left(now, effects),
             Phase::Closing { until, .. } if now >= until => self.end(effects),
             _ => {}
         }

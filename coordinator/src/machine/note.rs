@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use convoy_common::ids::{Generation, Position};
+use convoy_common::ids::{Generation, Position, Reached};
 use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
@@ -30,7 +30,7 @@ pub enum Note {
         /// Why.
         refusal: Refusal,
     },
-    /// A worker left before it was given work; another may take its place.
+    /// A worker left that had no rank; another may take its place.
     LeftEarly {
         /// Who.
         name: String,
@@ -60,8 +60,8 @@ pub enum Note {
         roster: Vec<Seat>,
         /// Where it goes on.
         position: Position,
-        /// The checkpoint that it goes on from; none: the seed.
-        manifest: Option<String>,
+        /// What it goes on from: the seed, a checkpoint, or what workers hold.
+        from: String,
     },
     /// One more worker of the generation is ready.
     Ready {
@@ -145,6 +145,53 @@ pub enum Note {
         /// Why.
         cause: Cause,
     },
+    /// A worker is lost for the job.
+    Lost {
+        /// Who.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// A generation is over; those who are left keep their state.
+    Regrouping {
+        /// The generation.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// A worker has left the ring of its generation.
+    Left {
+        /// Who.
+        name: String,
+        /// What it holds.
+        held: Option<Reached>,
+    },
+    /// There are too few workers to train.
+    TooFew {
+        /// Workers that could.
+        have: u32,
+        /// How many are needed.
+        need: u32,
+    },
+    /// The generation is asked to end at a boundary, for those who come and go.
+    RegroupOrdered {
+        /// Who is ready to join.
+        joining: Vec<String>,
+        /// Who wants to go.
+        leaving: Vec<String>,
+    },
+    /// A worker wants to go.
+    Leaving {
+        /// Who.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A worker may go: the others do without it.
+    Drained {
+        /// Who.
+        name: String,
+    },
     /// The first sign that a generation is broken.
     Faltered {
         /// The generation.
@@ -199,6 +246,8 @@ pub enum Abandoned {
     },
     /// A later one was complete before it.
     Overtaken,
+    /// The generation that took it is over; the next one takes another.
+    GenerationOver,
     /// The manifest could not be published.
     NotPublished {
         /// Why.
@@ -217,6 +266,7 @@ impl fmt::Display for Abandoned {
             }
             Self::Diverged { odd } => write!(f, "workers hold different states; odd: {odd}"),
             Self::Overtaken => write!(f, "a later one came first"),
+            Self::GenerationOver => write!(f, "the generation that took it is over"),
             Self::NotPublished { error } => write!(f, "{error}"),
         }
     }

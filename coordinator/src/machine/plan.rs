@@ -20,6 +20,8 @@ pub struct Plan {
     pub start: Start,
     /// Workers that make up the job.
     pub workers: u32,
+    /// With fewer left, training waits.
+    pub min_workers: u32,
     /// Version of Convoy that workers must have.
     pub version: String,
     /// Version of the wire protocol that workers must speak.
@@ -72,13 +74,14 @@ pub struct Start {
 /// How long things may take. Every phase has one of these.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// Until all workers have joined.
+    /// Until all workers have joined, or enough are back.
     pub join: Duration,
-    /// Until all have loaded the state and opened their rings.
+    /// Until all have loaded the state and opened their rings, or have left the broken ring: who
+    /// computes finishes its microbatch first.
     pub prepare: Duration,
     /// A worker that has spoken and is not heard of for so long is lost.
     pub liveness: Duration,
-    /// For survivors' accounts, once a generation is broken.
+    /// For survivors' accounts, once a generation is broken and nobody knows by whom.
     pub blame: Duration,
     /// Training without any progress; long evaluations get more.
     pub stall: Duration,

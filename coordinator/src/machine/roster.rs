@@ -1,6 +1,6 @@
 //! One generation: who has which rank, who is ready, who has finished.
 
-use convoy_common::ids::{Generation, Position, Rank};
+use convoy_common::ids::{Generation, Position, Rank, Reached};
 
 use super::effect::Seat;
 use super::event::{ConnectionId, Finished};
@@ -10,7 +10,9 @@ use super::event::{ConnectionId, Finished};
 pub(super) struct Roster {
     pub(super) generation: Generation,
     /// Where it started.
-    pub(super) start: Position,
+    pub(super) start: Reached,
+    /// It began with the seed or a checkpoint, and not with what workers held.
+    pub(super) fresh: bool,
     places: Vec<Place>,
 }
 
@@ -20,21 +22,34 @@ struct Place {
     seat: Seat,
     ready: Option<String>,
     finished: Option<Finished>,
+    /// It is out of the generation's ring.
+    left: bool,
 }
 
 impl Roster {
     /// Ranks follow the names, so that the same workers get the same ranks again.
     pub(super) fn new(
         generation: Generation,
-        start: Position,
+        (start, fresh): (Reached, bool),
         mut workers: Vec<(ConnectionId, Seat)>,
     ) -> Self {
         workers.sort_by(|a, b| a.1.name.cmp(&b.1.name));
         let places = workers
             .into_iter()
-            .map(|(connection, seat)| Place { connection, seat, ready: None, finished: None })
+            .map(|(connection, seat)| Place {
+                connection,
+                seat,
+                ready: None,
+                finished: None,
+                left: false,
+            })
             .collect();
-        Self { generation, start, places }
+        Self { generation, start, fresh, places }
+    }
+
+    /// Whether this is where the generation began, with a state that is kept already.
+    pub(super) fn trained_nothing(&self, position: Position) -> bool {
+        self.fresh && self.start.position == position
     }
 
     pub(super) fn world(&self) -> u32 {
@@ -76,10 +91,28 @@ impl Roster {
         self.ranks_where(|it| it.ready.is_none())
     }
 
-    /// The digest that all hold, or which ranks hold which.
+    /// The digest that all hold, or which ranks hold which. Who kept its state says none: hashing
+    /// it would hold up the others, and the next checkpoint compares all.
     pub(super) fn agreed_state(&self) -> Result<String, Vec<(String, Vec<Rank>)>> {
-        let digests = self.places.iter().map(|it| it.ready.clone().unwrap_or_default());
-        agreed(digests)
+        let said = self.places.iter().enumerate().map(|(rank, it)| (Rank(rank as u32), &it.ready));
+        agreed(said.filter_map(|(rank, ready)| match ready {
+            Some(digest) if !digest.is_empty() => Some((rank, digest.clone())),
+            _ => None,
+        }))
+    }
+
+    pub(super) fn set_left(&mut self, rank: Rank) {
+        if let Some(place) = self.places.get_mut(rank.0 as usize) {
+            place.left = true;
+        }
+    }
+
+    pub(super) fn has_left(&self, rank: Rank) -> bool {
+        self.places.get(rank.0 as usize).is_none_or(|it| it.left)
+    }
+
+    pub(super) fn connection(&self, rank: Rank) -> Option<ConnectionId> {
+        self.places.get(rank.0 as usize).map(|it| it.connection)
     }
 
     pub(super) fn set_finished(&mut self, rank: Rank, finished: Finished) {
@@ -106,7 +139,7 @@ impl Roster {
         }
         let what =
             |it: &Finished| format!("{} at {}, state {}", it.cause, it.position, it.state_digest);
-        Some(match agreed(ends.iter().map(|it| what(it))) {
+        Some(match agreed(by_rank(ends.iter().map(|it| what(it)))) {
             Ok(_) => Ok(ends.first().map(|it| (*it).clone())?),
             Err(groups) => Err(self.tell(&groups)),
         })
@@ -120,7 +153,7 @@ impl Roster {
         if ends.iter().any(|it| (it.position, it.cause) != (first.position, first.cause)) {
             return None;
         }
-        agreed(ends.iter().map(|it| it.state_digest.clone())).err()
+        agreed(by_rank(ends.iter().map(|it| it.state_digest.clone()))).err()
     }
 
     /// Who differs from the majority; all, where there is none.
@@ -147,14 +180,18 @@ impl Roster {
     }
 }
 
+/// What every rank says, in rank order.
+pub(super) fn by_rank(said: impl Iterator<Item = String>) -> impl Iterator<Item = (Rank, String)> {
+    said.enumerate().map(|(rank, what)| (Rank(rank as u32), what))
+}
+
 /// What all say, or the groups that say alike: the largest first, among equals that of the lowest
 /// rank.
 pub(super) fn agreed(
-    said: impl Iterator<Item = String>,
+    said: impl Iterator<Item = (Rank, String)>,
 ) -> Result<String, Vec<(String, Vec<Rank>)>> {
     let mut groups: Vec<(String, Vec<Rank>)> = Vec::new();
-    for (rank, what) in said.enumerate() {
-        let rank = Rank(rank as u32);
+    for (rank, what) in said {
         match groups.iter_mut().find(|group| group.0 == what) {
             Some(group) => group.1.push(rank),
             None => groups.push((what, vec![rank])),

@@ -65,7 +65,8 @@ impl Machine {
                 let why = Abandoned::PartFailed { name, error };
                 self.abandon_checkpoint(now, position, why, effects);
             }
-            Report::Failed(failed) => self.complain(now, rank, failed, effects),
+            Report::Left(left) => self.left(now, rank, left, effects),
+            Report::Failed(failed) => self.failed(now, rank, failed, effects),
             Report::Finished(finished) => self.finished(now, rank, finished, effects),
         }
     }
@@ -75,13 +76,20 @@ impl Machine {
             self.phase,
             Phase::Training | Phase::Stopping { .. } | Phase::Finishing { .. }
         );
-        let falters = matches!(self.phase, Phase::Faltering { .. });
+        let falters = matches!(self.phase, Phase::Faltering { .. } | Phase::Regrouping { .. });
+        let prepares = matches!(self.phase, Phase::Preparing { .. });
+        let in_ring = self.roster.as_ref().is_some_and(|it| !it.has_left(rank));
         match report {
             Report::Heartbeat { .. } => true,
-            Report::Ready { .. } => matches!(self.phase, Phase::Preparing { .. }),
+            Report::Ready { .. } => prepares,
             // Steps and evaluations are the same on every rank; the lowest one tells them.
             Report::Step(step) => runs && rank.0 == 0 && step.position > self.position,
-            Report::Evaluated(_) | Report::DropApplied { .. } => runs && rank.0 == 0,
+            // One that is made again by a worker that lagged behind may have been told before.
+            Report::Evaluated(it) => {
+                let last = self.pace.last_evaluation.as_ref();
+                runs && rank.0 == 0 && last.is_none_or(|last| last.position < it.position)
+            }
+            Report::DropApplied { .. } => runs && rank.0 == 0,
             Report::DropKnown { .. } => true,
             // The last part of a checkpoint may come when a worker is lost already.
             Report::PartUploaded { position, shared, .. } => {
@@ -89,7 +97,8 @@ impl Machine {
             }
             Report::PartFailed { .. } => runs || falters,
             Report::Finished(_) => runs,
-            Report::Failed(_) => runs || falters || matches!(self.phase, Phase::Preparing { .. }),
+            Report::Left(_) => (runs || falters || prepares) && in_ring,
+            Report::Failed(_) => runs || falters || prepares,
         }
     }
 
@@ -97,6 +106,7 @@ impl Machine {
         // The rate is that of the step itself, so it changed at the position before the step.
         self.rate(self.position, step.learning_rate, effects);
         self.position = step.position;
+        self.links.forgive();
         self.pace.step(step);
         if self.pace.is_due(&self.plan) {
             self.say_progress(effects);
@@ -191,6 +201,7 @@ impl Machine {
     }
 
     pub(super) fn published(&mut self, now: Duration, kept: Kept, effects: &mut Vec<Effect>) {
+        self.owes_checkpoint = false;
         self.checkpoints.published(kept.clone());
         effects.push(Effect::Log(Note::CheckpointPublished(kept)));
         effects.push(Effect::Prune);
@@ -204,15 +215,21 @@ impl Machine {
             return;
         }
         let Some(roster) = &self.roster else { return };
-        let stalled: Vec<(Rank, String)> = self
+        let stalled: Vec<(ConnectionId, String)> = self
             .members
             .iter()
-            .filter_map(|(connection, it)| Some((roster.rank_of(connection)?, it.phase.clone())))
+            .filter(|(connection, _)| roster.rank_of(*connection).is_some())
+            .map(|(connection, it)| (connection, it.phase.clone()))
             .collect();
-        let all_wait = stalled.iter().all(|it| it.1 == "ring");
-        for (rank, phase) in stalled {
-            if all_wait || phase != "ring" {
-                self.lose(now, rank, Loss::Stalled { phase, waited }, effects);
+        if stalled.iter().all(|it| it.1 == "ring") {
+            // Nobody can be named; a new ring may do.
+            let reason =
+                format!("all workers waited in the ring for {:.0} s", waited.as_secs_f64());
+            return self.break_up(now, reason, effects);
+        }
+        for (connection, phase) in stalled {
+            if phase != "ring" {
+                self.lose(now, connection, Loss::Stalled { phase, waited }, effects);
             }
         }
     }
@@ -242,6 +259,7 @@ impl Report {
             Self::DropApplied { .. } => "drop applied",
             Self::PartUploaded { .. } => "part uploaded",
             Self::PartFailed { .. } => "part failed",
+            Self::Left(_) => "left",
             Self::Failed(_) => "generation failed",
             Self::Finished(_) => "finished",
         }

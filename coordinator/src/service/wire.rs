@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use convoy_common::ids::{Generation, Position};
+use convoy_common::exit;
+use convoy_common::ids::{Generation, Position, Reached};
 use convoy_common::pb;
 use convoy_common::schedule::ManualDrop;
 use pb::coordinator_message::Kind as Out;
@@ -15,7 +16,8 @@ use super::Facts;
 use crate::engine::Outgoing;
 use crate::machine::{
     Assignment, CacheReport, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed,
-    Finished, Hello, Order, Report, Seat, Status, StepReport, StepTimes, WorkerStatus,
+    Finished, Hello, Left, Order, Report, Resume, Seat, Status, StepReport, StepTimes,
+    WorkerStatus,
 };
 
 /// Longest text of a worker that is kept, in characters.
@@ -82,11 +84,26 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
             it.generation,
             Report::Failed(Failed {
                 position: at(it.position)?,
-                blame: (!it.blame.is_empty()).then(|| printable(&it.blame)),
                 error: printable(&it.error),
-                exit_code: u8::try_from(it.exit_code).ok().filter(|code| *code != 0),
+                exit_code: u8::try_from(it.exit_code)
+                    .ok()
+                    .filter(|code| *code != 0)
+                    .unwrap_or(exit::FAILURE),
             }),
         ),
+        Some(In::Left(it)) => (
+            it.generation,
+            Report::Left(Left {
+                held: it.held.map(reached).transpose()?,
+                agreed: it.agreed,
+                owes_checkpoint: it.owes_checkpoint,
+                blame: (!it.blame.is_empty()).then(|| printable(&it.blame)),
+                error: printable(&it.error),
+            }),
+        ),
+        Some(In::Leaving(it)) => {
+            return Ok(Event::Leaving { connection, reason: printable(&it.reason) });
+        }
         Some(In::Finished(it)) => (
             it.generation,
             Report::Finished(Finished {
@@ -110,6 +127,10 @@ pub(super) fn printable(text: &str) -> String {
 
 fn at(position: Option<pb::Position>) -> Result<Position, String> {
     position.map(Position::from).ok_or_else(|| "a message without its position".to_owned())
+}
+
+fn reached(it: pb::Reached) -> Result<Reached, String> {
+    Ok(Reached { position: at(it.position)?, evaluated: it.evaluated })
 }
 
 fn json<T: DeserializeOwned>(field: &str, text: &str) -> Result<T, String> {
@@ -182,6 +203,12 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
             Out::StopAfterStep(pb::StopAfterStep { checkpoint, reason })
         }
         Outgoing::Order(Order::Drop(it)) => Out::Directive(directive(it)),
+        Outgoing::Order(Order::EndGeneration { generation, reason }) => {
+            Out::EndGeneration(pb::EndGeneration { generation: Some(generation.into()), reason })
+        }
+        Outgoing::Order(Order::Regroup { generation, reason }) => {
+            Out::Regroup(pb::Regroup { generation: Some(generation.into()), reason })
+        }
         Outgoing::Order(Order::Shutdown { reason, exit_code }) => {
             Out::Shutdown(pb::Shutdown { reason, exit_code: exit_code.into() })
         }
@@ -191,14 +218,26 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
 
 fn assignment(it: Assignment) -> pb::Assignment {
     let member = |seat: Seat| pb::Member { name: seat.name, ring_address: seat.ring_address };
+    let (resume, manifest, peer) = match it.resume {
+        Resume::Seed => (pb::Resume::Checkpoint, None, None),
+        Resume::Checkpoint(path) => (pb::Resume::Checkpoint, Some(path), None),
+        Resume::Keep => (pb::Resume::Keep, None, None),
+        Resume::Redo(seat) => (pb::Resume::Redo, None, Some(member(seat))),
+        Resume::State(seat) => (pb::Resume::State, None, Some(member(seat))),
+    };
     pb::Assignment {
         generation: Some(it.generation.into()),
         rank: it.rank.0,
         roster: it.roster.into_iter().map(member).collect(),
         lineage: it.lineage.0,
-        position: Some(it.position.into()),
-        manifest: it.manifest.unwrap_or_default(),
+        position: Some(it.start.position.into()),
+        evaluated: it.start.evaluated,
+        manifest: manifest.unwrap_or_default(),
         directives: it.drops.into_iter().map(directive).collect(),
+        resume: resume.into(),
+        peer,
+        owes_checkpoint: it.owes_checkpoint,
+        stop: it.stop,
     }
 }
 
@@ -330,21 +369,39 @@ mod tests {
     }
 
     #[test]
-    fn no_exit_code_and_no_blame_are_told_apart_from_some() {
-        let message = |blame: &str, exit_code| {
-            let failed = pb::GenerationFailed {
-                position: Some(pb::Position::default()),
-                blame: blame.to_owned(),
-                exit_code,
-                ..Default::default()
-            };
-            let kind = Some(In::GenerationFailed(failed));
+    fn nothing_held_and_nobody_blamed_are_told_apart_from_some() {
+        let heard = |left: pb::Left| {
+            let kind = Some(In::Left(left));
             match said(ConnectionId(1), pb::WorkerMessage { kind }).unwrap() {
-                Event::Said { report: Report::Failed(it), .. } => (it.blame, it.exit_code),
+                Event::Said { report: Report::Left(it), .. } => (it.held, it.blame),
                 event => panic!("{event:?}"),
             }
         };
-        assert_eq!(message("", 0), (None, None));
-        assert_eq!(message("b", 64), (Some("b".to_owned()), Some(64)));
+        assert_eq!(heard(pb::Left::default()), (None, None));
+        let held = Some(Reached::default());
+        let (held_by, blame) = (held.map(pb::Reached::from), "b".to_owned());
+        let left = pb::Left { held: held_by, blame, ..Default::default() };
+        assert_eq!(heard(left), (held, Some("b".to_owned())));
+        assert!(
+            refused(Some(In::Left(pb::Left {
+                held: Some(pb::Reached::default()),
+                ..Default::default()
+            })))
+            .contains("position")
+        );
+    }
+
+    #[test]
+    fn a_failure_without_an_exit_code_is_a_failure_all_the_same() {
+        let code = |exit_code| {
+            let position = Some(pb::Position::default());
+            let failed = pb::GenerationFailed { position, exit_code, ..Default::default() };
+            let kind = Some(In::GenerationFailed(failed));
+            match said(ConnectionId(1), pb::WorkerMessage { kind }).unwrap() {
+                Event::Said { report: Report::Failed(it), .. } => it.exit_code,
+                event => panic!("{event:?}"),
+            }
+        };
+        assert_eq!((code(0), code(64)), (exit::FAILURE, 64));
     }
 }

@@ -338,15 +338,25 @@ impl Worker {
         .await;
     }
 
-    pub(crate) async fn complain(&self, blame: &str) {
-        self.say(In::GenerationFailed(pb::GenerationFailed {
+    /// Leaves the ring of its generation, and says that it holds the state there.
+    pub(crate) async fn leave(&self, position: Position, blame: &str) {
+        let position = Some(position.into());
+        self.say(In::Left(pb::Left {
             generation: self.assignment.generation,
-            position: Some(pb::Position { epoch: 0, step: 1 }),
+            held: Some(pb::Reached { position, evaluated: false }),
             blame: blame.to_owned(),
             error: "the ring broke".to_owned(),
-            exit_code: 0,
+            ..Default::default()
         }))
         .await;
+    }
+
+    /// Is told to leave its generation, which must be the next order.
+    pub(crate) async fn ended(&mut self) -> String {
+        match self.order().await {
+            Some(Out::EndGeneration(it)) => it.reason,
+            order => panic!("{order:?}"),
+        }
     }
 
     /// The exit code of its shutdown, which must be the next order.

@@ -2,13 +2,19 @@
 //!
 //! ```text
 //! open session -> welcome -> fingerprint -> [assignment -> prepare -> ready -> begin -> train -> finished] -> shutdown
+//!                                              ^                                        |
+//!                                              '------- left, with the state <----------'
 //! ```
+//!
+//! A generation that ends, in agreement or because something broke, is not the end of the worker:
+//! the state goes back into the vault, and the next assignment says what to do with it.
 //!
 //! The agent runs on the async runtime and never touches a tensor: preparing and training happen on
 //! threads of their own. It listens to the coordinator all the while, so an order to end reaches a
 //! worker in whatever it is doing.
 
 mod prepare;
+mod setback;
 mod training;
 
 use std::sync::Arc;
@@ -21,15 +27,18 @@ use convoy_common::ids::Generation;
 use convoy_common::schedule::ManualDrop;
 use convoy_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::prepare::{Job, Prepared};
+use self::setback::Setback;
 use self::training::Ended;
 use crate::model::Device;
-use crate::ring::RingServer;
-use crate::session::{self, Computed, Introduction, Order, Orders, Reporter};
-use crate::train::{Cause, Control, Phase, Report};
+use crate::peer::Vault;
+use crate::ring::{Ring, RingServer};
+use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Reporter};
+use crate::train::{Cause, Control, Fault, Phase, Report};
 
 /// How long a worker that has ended waits for the coordinator's last word.
 const LAST_WORD: Duration = Duration::from_secs(120);
@@ -37,7 +46,7 @@ const LAST_WORD: Duration = Duration::from_secs(120);
 const QUEUE: usize = 256;
 
 /// What a worker is told on its command line.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// Where the coordinator is.
     pub coordinator: String,
@@ -47,16 +56,34 @@ pub struct Settings {
     pub who: Introduction,
     /// Where the tensors live.
     pub device: Device,
+    /// What a test wants to happen; nothing in a worker.
+    pub fault: Option<Fault>,
 }
 
 /// What happens inside the worker.
 enum Event {
-    Prepared(Result<Box<Prepared>, Failure>),
+    Prepared(Generation, Result<Box<Prepared>, Setback>),
     Ended(Box<Ended>),
 }
 
+/// Where the worker is in its generation.
+enum Stage {
+    /// In none, or out of its ring.
+    Idle,
+    Preparing(AbortHandle),
+    Ready(Box<Prepared>),
+    Training(Ring),
+}
+
 /// Joins a job and works in it until it ends; gives the exit code.
-pub async fn run(settings: Settings, ring: RingServer, shutdown: Shutdown) -> Result<u8, Failure> {
+///
+/// The vault is the one that the ring's address gives peers access to.
+pub async fn run(
+    settings: Settings,
+    ring: RingServer,
+    vault: Arc<Vault>,
+    shutdown: Shutdown,
+) -> Result<u8, Failure> {
     let opening = session::open(&settings.coordinator, settings.who.clone(), settings.patience);
     let (welcome, orders, reporter) = tokio::select! {
         opened = opening => opened?,
@@ -71,10 +98,13 @@ pub async fn run(settings: Settings, ring: RingServer, shutdown: Shutdown) -> Re
     let agent = Agent {
         job,
         ring: Arc::new(ring),
+        vault,
         control: Arc::default(),
         reporter,
         generation: Generation::default(),
-        prepared: None,
+        stage: Stage::Idle,
+        left: false,
+        is_over: false,
         verdict: None,
         last_word: None,
         events,
@@ -88,8 +118,13 @@ struct Agent {
     ring: Arc<RingServer>,
     control: Arc<Control>,
     reporter: Reporter,
+    vault: Arc<Vault>,
     generation: Generation,
-    prepared: Option<Box<Prepared>>,
+    stage: Stage,
+    /// The coordinator knows that this worker is out of the generation's ring.
+    left: bool,
+    /// The coordinator has ended the generation.
+    is_over: bool,
     /// How this worker's training ended, once it has.
     verdict: Option<Result<Cause, Failure>>,
     /// When a worker that has ended stops waiting for the coordinator.
@@ -122,14 +157,14 @@ impl Agent {
                         return Ok(exit_code);
                     }
                     Ok(Order::Drop(drop)) => self.learn(drop).await,
-                    Ok(order) => self.on_order(order),
+                    Ok(order) => self.on_order(order).await,
                     Err(error) => return self.without_coordinator(error.into()),
                 },
                 request = shutdown.requested(), if !stop_requested => {
                     stop_requested = true;
                     let reason = request.reason;
-                    info!(reason, "stop requested: the job ends at the next step boundary, with a checkpoint");
-                    self.control.stop_after_step(true);
+                    info!(reason, "asked to leave: the others go on without this worker");
+                    self.report(Report::Leaving { reason }).await;
                 }
                 _ = shutdown.immediate() => return Ok(exit::INTERRUPTED),
                 _ = heartbeat.tick() => {
@@ -144,28 +179,9 @@ impl Agent {
         }
     }
 
-    fn on_order(&mut self, order: Order) {
+    async fn on_order(&mut self, order: Order) {
         match order {
-            Order::Prepare(assignment) => {
-                info!(
-                    generation = %assignment.generation,
-                    rank = assignment.rank.0,
-                    world = assignment.roster.len(),
-                    position = %assignment.position,
-                    "preparing"
-                );
-                self.generation = assignment.generation;
-                self.control.enter(Phase::Prepare);
-                // Whoever is ready knows them.
-                assignment.drops.iter().for_each(|drop| self.control.learn(*drop));
-                let (job, ring, events) =
-                    (Arc::clone(&self.job), Arc::clone(&self.ring), self.events.clone());
-                tokio::spawn(async move {
-                    let prepared = job.prepare(assignment, &ring).await;
-                    // Nobody listens when the agent has ended meanwhile; then this does not matter.
-                    let _ = events.send(Event::Prepared(prepared.map(Box::new))).await;
-                });
-            }
+            Order::Prepare(assignment) => self.prepare(assignment),
             Order::Begin(generation) if generation == self.generation => self.begin(),
             Order::Begin(generation) => {
                 warn!(%generation, "told to begin another generation; ignored")
@@ -174,10 +190,89 @@ impl Agent {
                 info!(reason, checkpoint, "stopping at the next step boundary");
                 self.control.stop_after_step(checkpoint);
             }
+            Order::EndGeneration { generation, reason } => {
+                self.end_generation(generation, &reason).await;
+            }
+            Order::Regroup { generation, reason } => {
+                if generation == self.generation {
+                    info!(%generation, reason, "regrouping at the next step boundary");
+                    self.control.regroup();
+                }
+            }
             Order::Drop(_) | Order::Shutdown { .. } => {
                 unreachable!("invariant: handled by the caller")
             }
         }
+    }
+
+    fn prepare(&mut self, assignment: Assignment) {
+        let generation = assignment.generation;
+        info!(
+            %generation,
+            rank = assignment.rank.0,
+            world = assignment.roster.len(),
+            start = %assignment.start,
+            resume = ?assignment.resume,
+            "preparing"
+        );
+        self.generation = generation;
+        (self.left, self.is_over) = (false, false);
+        (self.verdict, self.last_word) = (None, None);
+        self.control.begin_generation();
+        self.control.enter(Phase::Prepare);
+        self.control.reached(assignment.start.position);
+        // Whoever is ready knows them.
+        assignment.drops.iter().for_each(|drop| self.control.learn(*drop));
+        let (job, ring, vault) =
+            (Arc::clone(&self.job), Arc::clone(&self.ring), Arc::clone(&self.vault));
+        let events = self.events.clone();
+        let task = tokio::spawn(async move {
+            let prepared = job.prepare(assignment, &ring, &vault).await;
+            // Nobody listens when the agent has ended meanwhile; then this does not matter.
+            let _ = events.send(Event::Prepared(generation, prepared.map(Box::new))).await;
+        });
+        self.stage = Stage::Preparing(task.abort_handle());
+    }
+
+    /// The generation is over: whatever this worker does in it, it comes out with its state.
+    async fn end_generation(&mut self, generation: Generation, reason: &str) {
+        if generation != self.generation {
+            debug!(%generation, "told to leave another generation; ignored");
+            return;
+        }
+        info!(%generation, reason, "the generation is over; this worker keeps its state");
+        self.is_over = true;
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Preparing(task) => {
+                task.abort();
+                self.leave(None, String::new()).await;
+            }
+            Stage::Ready(prepared) => {
+                prepared.ring.leave();
+                self.leave(None, String::new()).await;
+            }
+            Stage::Training(ring) => {
+                self.control.leave_generation();
+                ring.leave();
+                // The trainer comes back as soon as it can.
+                self.stage = Stage::Training(ring);
+            }
+            Stage::Idle => self.leave(None, String::new()).await,
+        }
+    }
+
+    /// Says, once in a generation, that this worker is out of its ring and what it holds.
+    async fn leave(&mut self, blame: Option<String>, error: String) {
+        if self.left || matches!(self.verdict, Some(Err(_))) {
+            return;
+        }
+        self.left = true;
+        // Whatever it had come to is to be gone on from.
+        (self.verdict, self.last_word) = (None, None);
+        self.control.enter(Phase::Idle);
+        let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
+        let report = Report::Left { held, agreed: false, owes_checkpoint, blame, error };
+        self.report(report).await;
     }
 
     async fn learn(&mut self, drop: ManualDrop) {
@@ -189,57 +284,102 @@ impl Agent {
 
     async fn on_event(&mut self, event: Event) {
         match event {
-            Event::Prepared(Ok(prepared)) => {
-                self.control.enter(Phase::Idle);
-                let state_digest = prepared.state_digest.clone();
-                self.prepared = Some(prepared);
-                self.report(Report::Ready { state_digest }).await;
-            }
-            Event::Prepared(Err(failure)) => {
-                self.fail(None, failure, true).await;
+            Event::Prepared(generation, prepared) => {
+                let expected = matches!(self.stage, Stage::Preparing(_));
+                if !expected || generation != self.generation {
+                    return;
+                }
+                match prepared {
+                    Ok(prepared) => {
+                        self.control.enter(Phase::Idle);
+                        let state_digest = prepared.state_digest.clone();
+                        self.stage = Stage::Ready(prepared);
+                        self.report(Report::Ready { state_digest }).await;
+                    }
+                    Err(setback) => self.set_back(setback).await,
+                }
             }
             Event::Ended(ended) => self.on_ended(*ended).await,
         }
     }
 
     fn begin(&mut self) {
-        let Some(prepared) = self.prepared.take() else {
-            warn!("told to begin before being ready; ignored");
+        let prepared = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Ready(prepared) => prepared,
+            other => {
+                self.stage = other;
+                warn!("told to begin before being ready; ignored");
+                return;
+            }
+        };
+        let Some(remains) = self.vault.take() else {
+            warn!("told to begin without a state; ignored");
             return;
         };
         info!(generation = %self.generation, "training begins");
+        self.stage = Stage::Training(prepared.ring.clone());
         let (events, job) = (self.events.clone(), Arc::clone(&self.job));
         let (control, reports) = (Arc::clone(&self.control), self.reports.clone());
-        training::start(job, *prepared, control, reports, move |ended| {
+        training::start(job, *prepared, remains, control, reports, move |ended| {
             let _ = events.blocking_send(Event::Ended(Box::new(ended)));
         });
     }
 
     async fn on_ended(&mut self, ended: Ended) {
         self.control.enter(Phase::Idle);
+        self.stage = Stage::Idle;
+        let holds = ended.remains.is_some();
+        if let Some(remains) = ended.remains {
+            self.vault.put(remains);
+        }
         match ended.outcome {
+            Ok((ending, _)) if ending.cause == Cause::Regroup => {
+                info!(position = %ending.position, "left the generation in agreement");
+                self.left = true;
+                let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
+                let (blame, error) = (None, String::new());
+                let report = Report::Left { held, agreed: true, owes_checkpoint, blame, error };
+                self.report(report).await;
+            }
             Ok((ending, state_digest)) => {
                 let (position, cause) = (ending.position, ending.cause);
                 info!(?cause, %position, detail = ending.detail, state_digest, "training ended");
                 let detail = ending.detail;
                 self.report(Report::Finished { position, cause, detail, state_digest }).await;
                 self.conclude(Ok(cause));
+                if self.is_over {
+                    self.leave(None, String::new()).await;
+                }
             }
             Err(error) => {
-                let blame = error.blame().map(str::to_owned);
-                // A broken ring is a symptom; the lost worker is what the run's exit code tells.
-                let own_fault = blame.is_none();
-                self.fail(blame, error.into(), own_fault).await;
+                let mut setback = Setback::from(error);
+                setback.goes_on &= holds;
+                self.set_back(setback).await;
             }
         }
     }
 
-    async fn fail(&mut self, blame: Option<String>, failure: Failure, own_fault: bool) {
+    /// Something keeps this worker from its generation.
+    async fn set_back(&mut self, setback: Setback) {
+        let Setback { failure, blame, goes_on } = setback;
+        self.stage = Stage::Idle;
+        if !goes_on {
+            return self.fail(failure).await;
+        }
         let error = failure.to_string();
-        error!(error, blame, "this worker leaves its generation");
-        let position = self.control.position();
-        let exit_code = if own_fault { failure.code() } else { exit::OK };
-        self.report(Report::Failed { position, blame, error, exit_code }).await;
+        if self.is_over {
+            info!(error, "out of the generation");
+        } else {
+            warn!(error, blame, "the generation is broken; this worker keeps its state");
+        }
+        self.leave(blame, error).await;
+    }
+
+    async fn fail(&mut self, failure: Failure) {
+        let error = failure.to_string();
+        error!(error, "this worker cannot go on");
+        let (position, exit_code) = (self.control.position(), failure.code());
+        self.report(Report::Failed { position, error, exit_code }).await;
         self.conclude(Err(failure));
     }
 
@@ -270,5 +410,6 @@ fn exit_code(cause: Cause) -> u8 {
         Cause::Completed => exit::OK,
         Cause::Stopped => exit::STOPPED,
         Cause::NonFinite => exit::NON_FINITE,
+        Cause::Regroup => unreachable!("invariant: regrouping is no verdict"),
     }
 }

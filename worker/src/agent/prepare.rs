@@ -1,22 +1,26 @@
-//! What a worker does before it can train: open the run, load the state, open the ring.
+//! What a worker does before it can train: open the run, have the state, open the ring.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use convoy_common::cache::CachedDataset;
 use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout};
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::{Dataset, Split};
 use convoy_common::failure::Failure;
-use convoy_common::ids::Lineage;
+use convoy_common::ids::{Lineage, Reached};
 use convoy_common::store::Store;
 use tracing::info;
 
 use super::Settings;
+use super::setback::Setback;
 use crate::data;
 use crate::model::{self, Device, Net, Spec};
-use crate::ring::{self, Ring, RingServer};
-use crate::session::{Assignment, Welcome};
+use crate::peer::{Donor, Vault};
+use crate::ring::{self, Member, Ring, RingError, RingServer};
+use crate::session::{Assignment, Resume, Welcome};
 use crate::state;
+use crate::train::{Fault, Redo, Remains};
 
 /// What stays the same for as long as the worker is in the job.
 pub(super) struct Job {
@@ -27,16 +31,18 @@ pub(super) struct Job {
     pub(super) catalogue: Arc<Checkpoints>,
     pub(super) device: Device,
     pub(super) lanes: u32,
+    /// What a test wants to happen; nothing in a worker.
+    pub(super) fault: Option<Fault>,
 }
 
 /// A worker that could begin at once.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) assignment: Assignment,
-    pub(super) net: Net,
-    pub(super) layout: Arc<StateLayout>,
-    pub(super) shared: SharedState,
     pub(super) ring: Ring,
+    /// What it has to make again first.
+    pub(super) redo: Option<Redo>,
+    /// Of the state; empty where it was kept, because hashing would hold up the others.
     pub(super) state_digest: String,
 }
 
@@ -56,8 +62,8 @@ impl Job {
             "opened the data set"
         );
         let source = data::cached(dataset.clone(), &config).await;
-        let (device, lanes) = (settings.device, settings.who.lanes);
-        Ok(Self { config, dataset, source, catalogue, device, lanes })
+        let (device, lanes, fault) = (settings.device, settings.who.lanes, settings.fault.clone());
+        Ok(Self { config, dataset, source, catalogue, device, lanes, fault })
     }
 
     /// What this machine computes under the run's numerics.
@@ -66,33 +72,108 @@ impl Job {
         off_runtime(move || Ok(model::fingerprint(&config.model, &config.numerics, device)?)).await
     }
 
-    /// Makes the state of the assignment's position and joins its ring.
+    /// Has the state of the assignment's position in the vault and joins its ring.
     pub(super) async fn prepare(
         &self,
         assignment: Assignment,
         server: &RingServer,
-    ) -> Result<Prepared, Failure> {
-        let (net, layout, shared) =
-            self.load(assignment.manifest.as_deref(), assignment.lineage).await?;
-        self.source.heading_for(shared.position);
-        let (net, layout, state_digest) = off_runtime(move || {
-            let digest = state::digest(&net, &layout)?;
-            Ok((net, layout, digest))
+        vault: &Vault,
+    ) -> Result<Prepared, Setback> {
+        let cluster = &self.config.cluster;
+        let start = assignment.start;
+        self.source.heading_for(start.position);
+        match assignment.resume.clone() {
+            Resume::Checkpoint(manifest) => {
+                let (net, layout, shared) =
+                    self.load(manifest.as_deref(), assignment.lineage).await?;
+                let (net, state_digest) = off_runtime(move || {
+                    let digest = state::digest(&net, &layout)?;
+                    Ok((net, digest))
+                })
+                .await?;
+                vault.put(Remains::fresh(net, shared));
+                // The others may have more to load.
+                let ring = self.open_ring(&assignment, server, cluster.prepare_timeout).await?;
+                Ok(Prepared { assignment, ring, redo: None, state_digest })
+            }
+            Resume::Keep => {
+                Self::check_held(vault, |held| held == start)?;
+                let ring = self.open_ring(&assignment, server, cluster.ring_timeout).await?;
+                Ok(Prepared { assignment, ring, redo: None, state_digest: String::new() })
+            }
+            Resume::Redo(peer) => {
+                let held = Self::check_held(vault, |held| held < start)?;
+                let spec = vault.look(held, |it| it.net.spec().clone());
+                let spec = spec.ok_or_else(|| Self::not_held(None))?;
+                let donor = self.donor(peer);
+                let (redo, ring) = tokio::try_join!(
+                    async { Ok(donor.redo(held, &spec, self.config.train.batch).await?) },
+                    self.open_ring(&assignment, server, cluster.ring_timeout),
+                )?;
+                let redo = Some(redo);
+                Ok(Prepared { assignment, ring, redo, state_digest: String::new() })
+            }
+            Resume::State(peer) => {
+                let donor = self.donor(peer);
+                let ((remains, state_digest), ring) = tokio::try_join!(
+                    async {
+                        let (net, layout) = self.empty().await?;
+                        Ok(donor.state(start, net, layout).await?)
+                    },
+                    self.open_ring(&assignment, server, cluster.prepare_timeout),
+                )?;
+                let peer = donor.member.name;
+                info!(peer, %start, state_digest, "took over the state of a peer");
+                vault.put(remains);
+                Ok(Prepared { assignment, ring, redo: None, state_digest })
+            }
+        }
+    }
+
+    /// What this worker holds, which the coordinator knows from itself.
+    fn check_held(vault: &Vault, fits: impl Fn(Reached) -> bool) -> Result<Reached, Setback> {
+        let held = vault.reached();
+        held.filter(|it| fits(*it)).ok_or_else(|| Self::not_held(held))
+    }
+
+    fn not_held(held: Option<Reached>) -> Setback {
+        let held = held.map_or("nothing".to_owned(), |it| it.to_string());
+        let what = format!("told to go on from another state than is held here, {held}");
+        Failure::new(convoy_common::exit::FAILURE, what).into()
+    }
+
+    fn donor(&self, member: Member) -> Donor {
+        Donor { member, patience: self.config.cluster.ring_timeout }
+    }
+
+    /// A net to be filled.
+    async fn empty(&self) -> Result<(Net, Arc<StateLayout>), Failure> {
+        let (model, classes) = (self.config.model.clone(), self.dataset.classes().len());
+        let (device, precision) = (self.device, self.config.numerics.precision);
+        off_runtime(move || {
+            let net = Net::zeroed(Spec::of(&model, classes)?, device)?.with_precision(precision)?;
+            let layout = Arc::new(state::layout(&net));
+            Ok((net, layout))
         })
-        .await?;
-        let ring = Ring::open(
-            ring::Settings {
-                generation: assignment.generation,
-                rank: assignment.rank,
-                roster: assignment.roster.clone(),
-                chunk_bytes: self.config.cluster.ring_chunk as usize,
-                timeout: self.config.cluster.ring_timeout,
-                connect_timeout: self.config.cluster.prepare_timeout,
-            },
-            server,
-        )
-        .await?;
-        Ok(Prepared { assignment, net, layout, shared, ring, state_digest })
+        .await
+    }
+
+    async fn open_ring(
+        &self,
+        assignment: &Assignment,
+        server: &RingServer,
+        connect_timeout: Duration,
+    ) -> Result<Ring, Setback> {
+        let settings = ring::Settings {
+            generation: assignment.generation,
+            rank: assignment.rank,
+            roster: assignment.roster.clone(),
+            chunk_bytes: self.config.cluster.ring_chunk as usize,
+            timeout: self.config.cluster.ring_timeout,
+            connect_timeout,
+        };
+        let opened: Result<Ring, RingError> = Ring::open(settings, server).await;
+        Ok(opened?)
     }
 
     async fn load(

@@ -132,6 +132,7 @@ fn evaluate(
     let lanes = Lanes::start(&net, dropout, &plan, lanes, config.numerics.threads_per_lane)?;
     let counts = evaluation::count(&lanes, pipeline, expected as usize, |done| {
         bar.set_position((done as u64 * u64::from(config.numerics.microbatch)).min(images));
+        Ok(())
     })?;
     bar.finish_and_clear();
     let total = evaluation::fold(&counts);

@@ -1,6 +1,7 @@
 //! `convoy-worker join`: one device works in a job until the job ends.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convoy_common::failure::Failure;
@@ -12,13 +13,15 @@ use crate::agent::{self, Settings};
 use crate::leave;
 use crate::model::device::DeviceChoice;
 use crate::model::{Device, bf16_units};
+use crate::peer::{self, Vault};
 use crate::ring::RingServer;
 use crate::session::Introduction;
 
 /// Joins a job as one worker and works until the job ends.
 ///
 /// A worker has no config of its own: the coordinator tells it everything. One process drives one
-/// device; start one for each GPU.
+/// device; start one for each GPU. A worker may join while others train. SIGTERM or SIGINT lets it leave
+/// at the next step boundary while the others go on; the last one takes a checkpoint first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +29,7 @@ Examples:
   convoy-worker join --coordinator http://10.0.0.1:7070 --device cuda:1 \\
       --ring-bind 10.0.0.2:0 --insecure
 
-Exit codes: 0 the run is complete, 64 bad input or refused, 69 coordinator or store out of reach,
+Exit codes: 0 the run is complete or the others go on without this worker, 64 bad input or refused, 69 coordinator or store out of reach,
 70 a loss or gradient was not finite, 71 a worker was lost, 72 workers held different states,
 75 stopped after a checkpoint.")]
 pub(crate) struct Args {
@@ -71,7 +74,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         if !args.insecure && !args.ring_bind.is_loopback().await? {
             return Err(open_ring(&args.ring_bind));
         }
-        let (ring_address, ring) = RingServer::bind(&args.ring_bind).await?;
+        let vault = Arc::new(Vault::default());
+        let beside = peer::routes(Arc::clone(&vault));
+        let (ring_address, ring) = RingServer::bind_beside(&args.ring_bind, beside).await?;
         info!(ring = %ring_address, device = %device, lanes, "worker started");
         let who = Introduction {
             name,
@@ -83,8 +88,15 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
             bf16_units: bf16_units::present(device),
         };
         agent::run(
-            Settings { coordinator: args.coordinator, patience: args.patience, who, device },
+            Settings {
+                coordinator: args.coordinator,
+                patience: args.patience,
+                who,
+                device,
+                fault: None,
+            },
             ring,
+            vault,
             shutdown,
         )
         .await

@@ -25,6 +25,7 @@ use convoy_common::ids::{Generation, Rank};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::fold::Fold;
 use super::handle::Settings;
@@ -63,12 +64,22 @@ pub(crate) async fn run(
     link: Option<Link>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     sent: Arc<AtomicU64>,
+    left: CancellationToken,
 ) {
     let Some(mut link) = link else { return alone::run(&mut commands).await };
     let mut engine = Engine::new(&settings, neighbours, sent);
-    match engine.turn(&mut link, &mut commands).await {
+    let turned = tokio::select! {
+        biased;
+        () = left.cancelled() => Err(RingError::Left),
+        turned = engine.turn(&mut link, &mut commands) => turned,
+    };
+    match turned {
         Ok(reply) => {
-            let outcome = engine.flush(link).await;
+            let outcome = tokio::select! {
+                biased;
+                () = left.cancelled() => Err(RingError::Left),
+                outcome = engine.flush(link) => outcome,
+            };
             if let Some(reply) = reply {
                 // Who asked may have stopped waiting.
                 match outcome {
@@ -79,7 +90,11 @@ pub(crate) async fn run(
         }
         Err(error) => {
             let (generation, rank) = (settings.generation, settings.rank);
-            tracing::warn!(%generation, %rank, blame = error.blame(), %error, "ring ended");
+            if error == RingError::Left {
+                tracing::info!(%generation, %rank, "left the ring");
+            } else {
+                tracing::warn!(%generation, %rank, blame = error.blame(), %error, "ring ended");
+            }
             engine.fail(&error);
             farewell::end(link, &mut commands, &error).await;
         }

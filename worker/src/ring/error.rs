@@ -92,6 +92,9 @@ pub enum RingError {
         /// Its own error.
         reason: String,
     },
+    /// This worker left the ring because its generation is over.
+    #[error("this worker left the ring: its generation is over")]
+    Left,
     /// The ring was shut down here.
     #[error("the ring is closed")]
     Closed,
@@ -108,7 +111,7 @@ impl RingError {
             | Self::Corrupt { peer, .. }
             | Self::OutOfStep { peer, .. } => Some(peer),
             Self::Abandoned { blame, .. } => Some(blame),
-            Self::BadSettings { .. } | Self::Refused { .. } | Self::Closed => None,
+            Self::BadSettings { .. } | Self::Refused { .. } | Self::Left | Self::Closed => None,
         }
     }
 }
@@ -139,7 +142,7 @@ impl Explain for RingError {
                 "all workers must run the same version with the same config".to_owned()
             }
             Self::Abandoned { blame, .. } => format!("see the log of {blame}"),
-            Self::Closed => return None,
+            Self::Left | Self::Closed => return None,
         })
     }
 

@@ -70,6 +70,26 @@ async fn everyone_blames_the_peer_that_hangs_once_the_deadline_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leaves_waits_no_longer_and_neither_does_who_waited_for_it() {
+    for kind in KINDS {
+        let rings = over_memory(3, CHUNK);
+        let start = Instant::now();
+        // Rank 2 submits nothing, so the others wait.
+        let waiting = (0..2).map(|rank| submit(kind, &rings[rank], rank, 3).done());
+        let waiting: Vec<_> = waiting.map(tokio::spawn).collect();
+        tokio::time::sleep(TIMEOUT / 10).await;
+        rings[0].leave();
+        let errors = join_all(waiting).await.into_iter().map(|it| it.unwrap().unwrap_err());
+        let errors: Vec<RingError> = errors.collect();
+        assert_eq!(errors[0], RingError::Left);
+        assert_eq!(errors[1].blame(), Some("worker-0"), "{}", errors[1]);
+        assert!(start.elapsed() < TIMEOUT / 5);
+        let late = submit(kind, &rings[0], 0, 3).done().await;
+        assert_eq!(late.unwrap_err(), RingError::Left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rank_that_never_submits_is_blamed_by_all_others() {
     for kind in KINDS {
         let rings = over_memory(3, CHUNK);

@@ -10,6 +10,7 @@ use convoy_common::ids::{Generation, Rank};
 use convoy_common::rpc::Address;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::engine::{self, Command, Neighbours};
 use super::grpc::Call;
@@ -60,6 +61,7 @@ pub struct Ring {
     /// caller waits for results.
     commands: mpsc::UnboundedSender<Command>,
     sent: Arc<AtomicU64>,
+    left: CancellationToken,
 }
 
 impl Ring {
@@ -116,8 +118,17 @@ impl Ring {
         let (commands, received) = mpsc::unbounded_channel();
         let sent: Arc<AtomicU64> = Arc::default();
         let (settings, neighbours) = (settings.clone(), settings.neighbours());
-        tokio::spawn(engine::run(settings, neighbours, link, received, Arc::clone(&sent)));
-        Self { commands, sent }
+        let left = CancellationToken::new();
+        let token = left.clone();
+        tokio::spawn(engine::run(settings, neighbours, link, received, Arc::clone(&sent), token));
+        Self { commands, sent, left }
+    }
+
+    /// Leaves the ring at once: whoever waits for it, here or at a neighbour, waits no longer.
+    ///
+    /// Results that are here already are still good; all others end with [`RingError::Left`].
+    pub fn leave(&self) {
+        self.left.cancel();
     }
 
     /// Sums `data` over all ranks, element by element; the result has the same bits on every rank,

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{Door, Inbox, inbox, pump};
@@ -59,6 +60,17 @@ impl RingServer {
     /// # Errors
     /// As [`rpc::bind`].
     pub async fn bind(address: &Address) -> Result<(SocketAddr, Self), RpcError> {
+        Self::bind_beside(address, Routes::default()).await
+    }
+
+    /// The same with other services on the same address.
+    ///
+    /// # Errors
+    /// As [`rpc::bind`].
+    pub async fn bind_beside(
+        address: &Address,
+        others: Routes,
+    ) -> Result<(SocketAddr, Self), RpcError> {
         let (bound, incoming) = rpc::bind(address).await?;
         let expected = Arc::new(watch::Sender::new(None));
         let stop = CancellationToken::new();
@@ -68,6 +80,7 @@ impl RingServer {
         })
         .max_decoding_message_size(MAX_CHUNK_BYTES + rpc::RING_MESSAGE_SLACK);
         let serving = rpc::server()
+            .add_routes(others)
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::spawn(async move {

@@ -22,7 +22,7 @@ pub(super) struct Timetable {
 
 /// What the control words of all ranks fold into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Agreed {
+pub(crate) struct Agreed {
     /// Some rank was asked to stop.
     pub(super) stop: bool,
     /// The stop comes with a checkpoint.
@@ -31,6 +31,19 @@ pub(super) struct Agreed {
     pub(super) slots_free: bool,
     /// Every rank knows the orders of the override log up to this one.
     pub(super) newest_drop: u32,
+    /// Some rank was asked to end the generation.
+    pub(super) regroup: bool,
+}
+
+/// What all ranks know alike at the boundary that they are at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boundary {
+    /// By the step before it.
+    pub(super) agreed: Agreed,
+    /// The validation split was evaluated here.
+    pub(super) evaluated: bool,
+    /// With fewer errors than ever before.
+    pub(super) best: bool,
 }
 
 /// What to do before the next step.
@@ -48,6 +61,8 @@ pub(super) enum Snapshot {
     No,
     /// Due, but some rank still uploads the one before.
     Skip,
+    /// Due, but the generation ends here: the next one takes it.
+    Owed,
     /// Due, and every slot is free.
     Take,
     /// The last one, or one that is to be kept for good: it waits for the slot.
@@ -59,7 +74,7 @@ impl Snapshot {
     pub(super) fn of_the_best(self) -> Self {
         match self {
             Self::Take => Self::Take,
-            Self::No | Self::Skip | Self::Final => Self::Final,
+            Self::No | Self::Skip | Self::Owed | Self::Final => Self::Final,
         }
     }
 }
@@ -90,6 +105,8 @@ impl Timetable {
             Some(Cause::Completed)
         } else if agreed.stop {
             Some(Cause::Stopped)
+        } else if agreed.regroup {
+            Some(Cause::Regroup)
         } else {
             None
         };
@@ -100,6 +117,9 @@ impl Timetable {
         let by_epochs = epoch_done && every(self.checkpoint_epochs, u64::from(position.epoch));
         let checkpoint = match end {
             Some(Cause::Completed) => Snapshot::Final,
+            // It would hold up those who come and go; the next generation owes it.
+            Some(Cause::Regroup) if by_steps || by_epochs => Snapshot::Owed,
+            Some(Cause::Regroup) => Snapshot::No,
             Some(_) if agreed.stop_checkpoint => Snapshot::Final,
             Some(_) => Snapshot::No,
             None if !(by_steps || by_epochs) => Snapshot::No,
@@ -114,8 +134,13 @@ impl Timetable {
 mod tests {
     use super::*;
 
-    const FREE: Agreed =
-        Agreed { stop: false, stop_checkpoint: false, slots_free: true, newest_drop: 0 };
+    const FREE: Agreed = Agreed {
+        stop: false,
+        stop_checkpoint: false,
+        slots_free: true,
+        newest_drop: 0,
+        regroup: false,
+    };
 
     fn timetable() -> Timetable {
         Timetable {
@@ -185,5 +210,18 @@ mod tests {
         );
         let due = timetable().due(at(0, 4), Agreed { stop_checkpoint: false, ..stop });
         assert_eq!((due.checkpoint, due.end), (Snapshot::No, Some(Cause::Stopped)));
+    }
+
+    #[test]
+    fn regrouping_ends_the_generation_unless_the_run_ends_and_leaves_its_checkpoint_to_the_next() {
+        let regroup = Agreed { regroup: true, ..FREE };
+        let at_no_checkpoint = timetable().due(at(0, 3), regroup);
+        assert_eq!(at_no_checkpoint.end, Some(Cause::Regroup));
+        assert_eq!(at_no_checkpoint.checkpoint, Snapshot::No);
+        assert_eq!(timetable().due(at(0, 4), regroup).checkpoint, Snapshot::Owed);
+        assert!(timetable().due(at(2, 0), regroup).evaluate, "that cannot wait");
+        assert_eq!(timetable().due(at(3, 0), regroup).end, Some(Cause::Completed));
+        let both = Agreed { stop: true, ..regroup };
+        assert_eq!(timetable().due(at(0, 3), both).end, Some(Cause::Stopped));
     }
 }

@@ -42,6 +42,9 @@ pub struct Control {
     stop: AtomicBool,
     checkpoint: AtomicBool,
     abandoned: AtomicBool,
+    /// Of the running generation alone.
+    left: AtomicBool,
+    regroup: AtomicBool,
     phase: AtomicU8,
     position: AtomicU64,
     drops: Mutex<Vec<ManualDrop>>,
@@ -55,10 +58,30 @@ impl Control {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// A generation begins; wishes about the one before are forgotten.
+    pub fn begin_generation(&self) {
+        self.left.store(false, Ordering::Release);
+        self.regroup.store(false, Ordering::Release);
+    }
+
+    /// The generation is over: the trainer is to come back with its state as soon as it can.
+    pub fn leave_generation(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Asks for an end of the generation at a step boundary; all ranks will agree on which.
+    pub fn regroup(&self) {
+        self.regroup.store(true, Ordering::Release);
+    }
+
     /// Takes in an order of the override log; all ranks will agree on where it takes effect.
-    /// Orders come in the order of their numbers.
+    /// Orders come in the order of their numbers; one that comes again may have got its position.
     pub fn learn(&self, drop: ManualDrop) {
-        self.drops.lock().unwrap_or_else(PoisonError::into_inner).push(drop);
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        match drops.iter_mut().find(|it| it.number == drop.number) {
+            Some(known) => known.at = drop.at.or(known.at),
+            None => drops.push(drop),
+        }
         // After the order itself: a number that the ring has carried stands for a known order.
         self.newest_drop.fetch_max(drop.number, Ordering::Release);
     }
@@ -94,6 +117,7 @@ impl Control {
             stop,
             checkpoint: stop && self.checkpoint.load(Ordering::Relaxed),
             newest_drop: self.newest_drop.load(Ordering::Acquire),
+            regroup: self.regroup.load(Ordering::Acquire),
         }
     }
 
@@ -102,8 +126,9 @@ impl Control {
         self.drops.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether there is nothing to wait for any more: the generation is over, or the worker's life.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
+        self.abandoned.load(Ordering::Acquire) || self.left.load(Ordering::Acquire)
     }
 }
 
@@ -116,6 +141,8 @@ pub(super) struct Wishes {
     pub(super) checkpoint: bool,
     /// The newest order of the override log that this rank knows; 0: none.
     pub(super) newest_drop: u32,
+    /// End the generation at the boundary after this step.
+    pub(super) regroup: bool,
 }
 
 #[cfg(test)]
@@ -137,7 +164,29 @@ mod tests {
         assert_eq!(control.wishes(), Wishes::default());
         control.stop_after_step(true);
         control.stop_after_step(false);
-        assert_eq!(control.wishes(), Wishes { stop: true, checkpoint: true, newest_drop: 0 });
+        assert_eq!(control.wishes(), Wishes { stop: true, checkpoint: true, ..Wishes::default() });
+    }
+
+    #[test]
+    fn what_was_wished_of_one_generation_is_not_wished_of_the_next() {
+        let control = Control::default();
+        control.regroup();
+        control.leave_generation();
+        assert!(control.wishes().regroup && control.is_abandoned());
+        control.stop_after_step(false);
+        control.begin_generation();
+        assert!(!control.wishes().regroup && !control.is_abandoned());
+        assert!(control.wishes().stop, "that one is for the whole job");
+    }
+
+    #[test]
+    fn an_order_that_comes_again_gets_its_position() {
+        let control = Control::default();
+        let at = Some(Position { epoch: 1, step: 2 });
+        for at in [None, at, None] {
+            control.learn(ManualDrop { number: 1, divide_by: 10.0, at });
+        }
+        assert_eq!(control.drops(), [ManualDrop { number: 1, divide_by: 10.0, at }]);
     }
 
     #[test]

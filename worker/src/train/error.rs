@@ -49,12 +49,27 @@ pub enum TrainError {
     /// The trainer panicked, which is a defect.
     #[error("the trainer panicked; the message is in this worker's log")]
     Panicked,
+    /// What other ranks committed is not what they say.
+    #[error(
+        "a step that other ranks have committed cannot be made again: its numbers are not finite"
+    )]
+    Torn,
     /// The generation was ended from outside.
     #[error("the generation was abandoned")]
     Abandoned,
 }
 
 impl TrainError {
+    /// Whether the generation is to blame rather than this worker, whose state is that of the last
+    /// committed step and good for the next generation.
+    pub fn keeps_state(&self) -> bool {
+        match self {
+            Self::Ring(error) => !matches!(error, RingError::BadSettings { .. }),
+            Self::Abandoned => true,
+            _ => false,
+        }
+    }
+
     /// The peer whose fault it seems, by name.
     pub fn blame(&self) -> Option<&str> {
         match self {

@@ -6,11 +6,12 @@
 //! depend on who counted what.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use convoy_common::sampling::{EvaluationGrid, Sampler};
 
+use super::fault::Moment;
 use super::lanes::Lanes;
 use super::report::EvaluationReport;
 use super::trainer::Trainer;
@@ -25,8 +26,7 @@ const RECORD: usize = 32;
 
 impl Trainer {
     /// Evaluates this rank's share and sums over the ring.
-    pub(super) fn evaluate(&self) -> Result<EvaluationReport, TrainError> {
-        let start = Instant::now();
+    pub(super) fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
         self.control.enter(Phase::Evaluate);
         let share = Sampler::share(self.grid.microbatches(), self.rank.0, self.world);
         let grid = self.grid.clone();
@@ -34,20 +34,27 @@ impl Trainer {
         let wanted = share.clone().map(move |number| request(&grid, number, crops));
         let pipeline =
             Pipeline::start(Arc::clone(&self.source), self.settings, &self.runtime, wanted)?;
-        let mine = count(&self.lanes, pipeline, share.len(), |_| {})?;
+        let mine = count(&self.lanes, pipeline, share.len(), |_| self.check_abandoned())?;
+        self.meet(Moment::Evaluate)?;
         self.control.enter(Phase::Ring);
         let blocks = self.ring.all_gather(encode(&mine)).wait()?;
         let total = fold(&decode(&blocks)?);
-        Ok(EvaluationReport {
+        self.meet(Moment::Evaluated)?;
+        Ok(total)
+    }
+
+    /// What the schedule and the coordinator are told of an evaluation, on every rank alike.
+    pub(super) fn evaluated(&self, total: Evaluation, took: Duration) -> EvaluationReport {
+        EvaluationReport {
             position: self.position,
             samples: total.samples,
             top1_correct: total.top1,
             top5_correct: total.top5,
             loss: total.loss_sum / total.samples.max(1) as f64,
-            took: start.elapsed(),
+            took,
             learning_rate: self.rate.rate(&self.schedule, self.position),
             schedule_done: false,
-        })
+        }
     }
 }
 
@@ -64,12 +71,12 @@ pub(crate) fn request(grid: &EvaluationGrid, number: u32, crops: u32) -> Request
 
 /// Counts `expected` microbatches; the result is in the order of their numbers.
 ///
-/// `progress` is told the number of microbatches done.
+/// `progress` is told the number of microbatches done, and may end it.
 pub(crate) fn count(
     lanes: &Lanes,
     mut pipeline: Pipeline,
     expected: usize,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> Result<(), TrainError>,
 ) -> Result<Vec<Evaluation>, TrainError> {
     let mut done = Vec::with_capacity(expected);
     let mut sent = 0;
@@ -79,7 +86,7 @@ pub(crate) fn count(
             sent += 1;
         } else {
             done.push(lanes.counts()?);
-            progress(done.len());
+            progress(done.len())?;
         }
     }
     done.sort_by_key(|(number, _)| *number);

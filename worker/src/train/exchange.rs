@@ -18,6 +18,7 @@ use crate::model::Factors;
 const STOP: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const SLOT_FREE: u8 = 4;
+const REGROUP: u8 = 8;
 
 /// What a microbatch adds to the step's log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,7 +69,10 @@ pub(super) fn encode(
     let mut block = BytesMut::with_capacity(9 + 16 * statistics.len() + 4 * floats);
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     block.put_u8(
-        flag(wishes.stop, STOP) | flag(wishes.checkpoint, CHECKPOINT) | flag(slot_free, SLOT_FREE),
+        flag(wishes.stop, STOP)
+            | flag(wishes.checkpoint, CHECKPOINT)
+            | flag(slot_free, SLOT_FREE)
+            | flag(wishes.regroup, REGROUP),
     );
     block.put_u32_le(wishes.newest_drop);
     block.put_u32_le(statistics.len() as u32);
@@ -96,6 +100,7 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
         agreed.stop |= flags & STOP != 0;
         agreed.stop_checkpoint |= flags & CHECKPOINT != 0;
         agreed.slots_free &= flags & SLOT_FREE != 0;
+        agreed.regroup |= flags & REGROUP != 0;
         let newest_drop = u32::from_le_bytes(reader.array("the newest order")?);
         agreed.newest_drop = agreed.newest_drop.min(newest_drop);
         let microbatches = u32::from_le_bytes(reader.array("a count of microbatches")?);
@@ -177,14 +182,14 @@ mod tests {
 
     #[test]
     fn blocks_of_unequal_ranks_become_the_rows_of_the_global_batch() {
-        let stop = Wishes { stop: true, checkpoint: false, newest_drop: 3 };
+        let stop = Wishes { stop: true, newest_drop: 3, regroup: true, ..Wishes::default() };
         let knows_more = Wishes { newest_drop: 4, ..Wishes::default() };
         let blocks = [block(2, 10.0, knows_more, true), block(1, 20.0, stop, false)];
         let gathered = decode(&blocks, &LAYERS).unwrap();
         assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3 });
         assert_eq!(
             gathered.agreed,
-            Agreed { stop: true, stop_checkpoint: false, slots_free: false, newest_drop: 3 }
+            Agreed { stop: true, newest_drop: 3, regroup: true, ..Agreed::default() }
         );
         assert_eq!(gathered.factors[0].rows, 3);
         assert_eq!(

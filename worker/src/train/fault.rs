@@ -23,6 +23,10 @@ pub enum Moment {
     Update,
     /// The step is committed.
     Committed,
+    /// This rank's share of the validation split is counted; nobody knows it yet.
+    Evaluate,
+    /// The counts of all ranks are here; the schedule has not seen them.
+    Evaluated,
 }
 
 /// What happens at a moment: told the position that the trainer is at (after the step, once it is

@@ -8,11 +8,13 @@
 //! Weights are only read here. The trainer writes them between steps, when every lane is idle.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TrainError;
+use super::control::Control;
 use super::exchange::Statistics;
 use super::head_plan::HeadPlan;
 use crate::data::{Microbatch, Purpose};
@@ -22,6 +24,8 @@ use crate::ring::Terms;
 
 /// No microbatch takes longer; what does is stuck.
 const DEADLINE: Duration = Duration::from_secs(600);
+/// Between two looks at whether the generation is over.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The lanes of one worker.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct Lanes {
     work: Vec<Sender<Work>>,
     results: Receiver<(u32, Outcome)>,
     threads: Vec<JoinHandle<()>>,
+    /// Says when there is nothing to wait for any more.
+    control: Option<Arc<Control>>,
 }
 
 /// What one microbatch's head gives, before its trunk's backward pass begins.
@@ -76,7 +82,12 @@ impl Lanes {
             work.push(to);
             threads.push(thread);
         }
-        Ok(Self { work, results, threads })
+        Ok(Self { work, results, threads, control: None })
+    }
+
+    /// From now on whoever waits for a lane waits no longer than the generation lasts.
+    pub(super) fn watch(&mut self, control: Arc<Control>) {
+        self.control = Some(control);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -136,11 +147,20 @@ impl Lanes {
     }
 
     fn receive(&self) -> Result<(u32, Outcome), TrainError> {
-        match self.results.recv_timeout(DEADLINE) {
-            Ok((_, Outcome::Failed(error))) => Err(error),
-            Ok(result) => Ok(result),
-            Err(RecvTimeoutError::Timeout) => Err(TrainError::LaneStuck { after: DEADLINE }),
-            Err(RecvTimeoutError::Disconnected) => Err(TrainError::LaneDied),
+        let start = Instant::now();
+        loop {
+            if self.control.as_ref().is_some_and(|it| it.is_abandoned()) {
+                return Err(TrainError::Abandoned);
+            }
+            match self.results.recv_timeout(LOOK) {
+                Ok((_, Outcome::Failed(error))) => return Err(error),
+                Ok(result) => return Ok(result),
+                Err(RecvTimeoutError::Timeout) if start.elapsed() < DEADLINE => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(TrainError::LaneStuck { after: DEADLINE });
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(TrainError::LaneDied),
+            }
         }
     }
 }
@@ -148,6 +168,8 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         self.work.clear();
+        // Nobody listens any more, so that a lane leaves what is in its queue alone.
+        self.results = mpsc::channel().1;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a lane panicked");

@@ -9,15 +9,18 @@
 //! worker at two places: [`Control`], a board of wishes and facts, and a channel of [`Report`]s.
 //! Nothing here calls the coordinator; what all ranks must decide alike rides on the ring.
 
-mod boundary;
+pub(crate) mod boundary;
 mod control;
+mod crossing;
 mod error;
 pub(crate) mod evaluation;
 mod exchange;
 mod fault;
 pub(crate) mod head_plan;
 pub(crate) mod lanes;
+pub(crate) mod redo;
 pub(crate) mod rehearsal;
+pub(crate) mod remains;
 mod report;
 mod snapshot;
 pub(crate) mod step;
@@ -28,6 +31,8 @@ pub use control::{Control, Phase};
 pub use error::TrainError;
 pub use exchange::BlockError;
 pub use fault::{Fault, Moment};
+pub use redo::Redo;
+pub use remains::Remains;
 pub use report::{Cause, EvaluationReport, Report, StepReport};
 pub use snapshot::{Place as PartPlace, Uploader};
 pub use times::StepTimes;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use convoy_common::cache::Filled;
 use convoy_common::checkpoint::{PartEntry, SharedState};
-use convoy_common::ids::{Generation, Position};
+use convoy_common::ids::{Generation, Position, Reached};
 use convoy_common::pb;
 use pb::worker_message::Kind;
 
@@ -63,15 +63,31 @@ pub enum Report {
         /// Digest of the whole state on this worker.
         state_digest: String,
     },
-    /// This worker left the generation without the others' agreement.
-    Failed {
-        /// The last committed position.
-        position: Position,
+    /// This worker left the ring of its generation and keeps its state.
+    Left {
+        /// How far that state has come; none: there is none yet.
+        held: Option<Reached>,
+        /// At a boundary on which all ranks agreed.
+        agreed: bool,
+        /// A checkpoint was due and is not taken.
+        owes_checkpoint: bool,
         /// The peer whose fault it seems.
         blame: Option<String>,
         /// What happened.
         error: String,
-        /// The exit code that the run deserves; 0 where the loss of a worker is all there is.
+    },
+    /// This worker was asked to go.
+    Leaving {
+        /// By whom or what.
+        reason: String,
+    },
+    /// This worker cannot go on.
+    Failed {
+        /// The last committed position.
+        position: Position,
+        /// What happened.
+        error: String,
+        /// The exit code that it deserves.
         exit_code: u8,
     },
     /// All ranks ended together.
@@ -96,6 +112,8 @@ pub enum Cause {
     Stopped,
     /// A loss or gradient was not finite; the step was not committed.
     NonFinite,
+    /// The coordinator asked for another generation.
+    Regroup,
 }
 
 /// One committed step; sums are over the global batch.
@@ -204,11 +222,20 @@ impl Report {
                     state_digest,
                 })
             }
-            Self::Failed { position, blame, error, exit_code } => {
+            Self::Left { held, agreed, owes_checkpoint, blame, error } => Kind::Left(pb::Left {
+                generation,
+                held: held.map(pb::Reached::from),
+                agreed,
+                owes_checkpoint,
+                blame: blame.unwrap_or_default(),
+                error,
+            }),
+            Self::Leaving { reason } => Kind::Leaving(pb::Leaving { reason }),
+            Self::Failed { position, error, exit_code } => {
                 Kind::GenerationFailed(pb::GenerationFailed {
                     generation,
                     position: Some(position.into()),
-                    blame: blame.unwrap_or_default(),
+                    blame: String::new(),
                     error,
                     exit_code: u32::from(exit_code),
                 })
@@ -233,6 +260,8 @@ impl From<Cause> for pb::FinishCause {
             Cause::Completed => Self::Completed,
             Cause::Stopped => Self::Stopped,
             Cause::NonFinite => Self::NonFinite,
+            // Told as `Left`, never as `Finished`.
+            Cause::Regroup => Self::Unspecified,
         }
     }
 }

@@ -8,8 +8,8 @@
 //! that falls due while a slot is taken is skipped on every rank alike. An upload that fails is
 //! reported and never stops training.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,9 +17,11 @@ use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout, encode_pa
 use convoy_common::ids::{Lineage, Rank, Term};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::TrainError;
+use super::control::Control;
 use super::report::Report;
 use crate::model::{ModelError, Net};
 use crate::state;
@@ -50,6 +52,18 @@ pub struct Uploader {
     busy: Arc<AtomicBool>,
     reports: mpsc::Sender<Report>,
     runtime: Handle,
+    /// The upload on its way, or the last one.
+    upload: Mutex<Option<AbortHandle>>,
+}
+
+/// What is still on its way belongs to a generation that is over: nobody waits for it.
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        let upload = self.upload.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(upload) = upload.filter(|_| self.busy.load(Ordering::Acquire)) {
+            upload.abort();
+        }
+    }
 }
 
 impl Uploader {
@@ -61,7 +75,15 @@ impl Uploader {
         reports: mpsc::Sender<Report>,
         runtime: Handle,
     ) -> Self {
-        Self { catalogue, layout, place, busy: Arc::default(), reports, runtime }
+        Self {
+            catalogue,
+            layout,
+            place,
+            busy: Arc::default(),
+            reports,
+            runtime,
+            upload: Mutex::default(),
+        }
     }
 
     /// Whether a snapshot can be taken without waiting.
@@ -69,10 +91,13 @@ impl Uploader {
         !self.busy.load(Ordering::Acquire)
     }
 
-    /// Waits until the upload before is done.
-    pub(super) fn wait_until_free(&self) -> Result<(), TrainError> {
+    /// Waits until the upload before is done, or the generation is.
+    pub(super) fn wait_until_free(&self, control: &Control) -> Result<(), TrainError> {
         let start = Instant::now();
         while !self.is_free() {
+            if control.is_abandoned() {
+                return Err(TrainError::Abandoned);
+            }
             if start.elapsed() > SLOT_DEADLINE {
                 return Err(TrainError::UploadStuck { after: SLOT_DEADLINE });
             }
@@ -99,7 +124,7 @@ impl Uploader {
 
         let (catalogue, layout) = (Arc::clone(&self.catalogue), Arc::clone(&self.layout));
         let (busy, reports) = (Arc::clone(&self.busy), self.reports.clone());
-        self.runtime.spawn(async move {
+        let upload = self.runtime.spawn(async move {
             let position = shared.position;
             let encode = move || encode_part(&layout, term, rank.0, world, slices, &data);
             let encoded = tokio::task::spawn_blocking(encode).await;
@@ -143,6 +168,7 @@ impl Uploader {
                 warn!("the worker ended before it could report a checkpoint's part");
             }
         });
+        *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = Some(upload.abort_handle());
         Ok(())
     }
 }

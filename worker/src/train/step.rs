@@ -5,6 +5,7 @@
 //! and ranks that stop differ by one step at most.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use convoy_common::config::{Numerics, Reduction};
@@ -14,6 +15,7 @@ use convoy_common::sampling::Sampler;
 use super::boundary::Agreed;
 use super::exchange::{self, Statistics};
 use super::fault::Moment;
+use super::remains::{Outputs, StepOutputs, Unit};
 use super::times::Stopwatch;
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
@@ -53,7 +55,9 @@ impl Trainer {
         self.meet(Moment::Data)?;
         for _ in share.clone() {
             self.check_abandoned()?;
-            let microbatch = self.pipeline.next().ok_or(TrainError::DataEnded)??;
+            let next = self.pipeline.next();
+            self.check_abandoned()?;
+            let microbatch = next.ok_or(TrainError::DataEnded)??;
             self.lanes.train(place, microbatch)?;
         }
         times.data_wait = watch.lap();
@@ -83,23 +87,36 @@ impl Trainer {
         times.all_reduce = watch.lap();
         let bytes_sent = self.ring.bytes_sent() - sent_before;
 
-        self.control.enter(Phase::Update);
         let reduced = self.plan.reduced(gathered.factors, summed, self.net.spec().trunk_len());
-        if !gathered.total.loss.is_finite() || !reduced.is_finite() {
-            let loss = gathered.total.loss / f64::from(place.batch);
+        let outputs = StepOutputs { total: gathered.total, agreed: gathered.agreed, reduced };
+        self.complete(outputs, lr, watch, times, bytes_sent)
+    }
+
+    /// The second half of a step, which needs no network: commits what came from the ring, now or
+    /// when another rank had it.
+    pub(super) fn complete(
+        &mut self,
+        outputs: StepOutputs,
+        lr: f64,
+        mut watch: Stopwatch,
+        mut times: StepTimes,
+        bytes_sent: u64,
+    ) -> Result<Stepped, TrainError> {
+        self.control.enter(Phase::Update);
+        let StepOutputs { total, agreed, reduced } = &outputs;
+        let (total, agreed) = (*total, *agreed);
+        if !total.loss.is_finite() || !reduced.is_finite() {
+            let batch = self.sampler.batch_size(self.position.step);
+            let loss = total.loss / f64::from(batch);
             return Ok(Stepped::NonFinite { what: non_finite(self.position, loss, lr) });
         }
         self.meet(Moment::Update)?;
         let hyper = Hyper::of(&self.config.train, lr);
-        self.net.commit(&reduced, hyper, self.lanes.len() as u32)?;
+        self.net.commit(reduced, hyper, self.lanes.len() as u32)?;
+        self.unit = Some(Arc::new(Unit { from: self.reached(), outputs: Outputs::Step(outputs) }));
         times.update = watch.lap();
         times.total = watch.total();
-        Ok(Stepped::Committed(Committed {
-            total: gathered.total,
-            agreed: gathered.agreed,
-            times,
-            bytes_sent,
-        }))
+        Ok(Stepped::Committed(Committed { total, agreed, times, bytes_sent }))
     }
 }
 

@@ -3,24 +3,26 @@
 use std::sync::Arc;
 
 use convoy_common::cache::Filled;
-use convoy_common::checkpoint::{Evaluations, SharedState, Tally};
+use convoy_common::checkpoint::{Evaluations, SharedState};
 use convoy_common::config::RunConfig;
-use convoy_common::ids::{Position, Rank};
+use convoy_common::ids::{Position, Rank, Reached};
 use convoy_common::sampling::{EvaluationGrid, Sampler};
-use convoy_common::schedule::{LearningRate, Observation, ScheduleState};
+use convoy_common::schedule::{LearningRate, ScheduleState};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
-use super::boundary::{Agreed, Snapshot, Timetable};
-use super::control::{Control, Phase};
+use super::TrainError;
+use super::boundary::{Boundary, Timetable};
+use super::control::Control;
 use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
 use super::lanes::Lanes;
+use super::redo::Redo;
+use super::remains::{Remains, Unit};
 use super::report::{Cause, Report, StepReport};
 use super::snapshot::Uploader;
 use super::step::{Committed, Stepped};
-use super::{EvaluationReport, TrainError};
 use crate::data::{self, Pipeline, Purpose, Request, Source};
 use crate::model::{Dropout, Net};
 use crate::ring::Ring;
@@ -39,14 +41,18 @@ pub struct Parts {
     pub rank: Rank,
     /// Workers in the roster.
     pub world: u32,
-    /// The net, with the state at `shared.position`.
-    pub net: Net,
+    /// What it goes on from.
+    pub remains: Remains,
+    /// A step or evaluation that others have had already, to be made again first.
+    pub redo: Option<Redo>,
+    /// The generation before owed a checkpoint: one is taken at the first boundary at which all can.
+    pub owes_checkpoint: bool,
+    /// End where training would go on, with a checkpoint.
+    pub stop: bool,
     /// Microbatches that compute at once.
     pub lanes: u32,
     /// How images are read and decoded.
     pub settings: data::Settings,
-    /// What is known of that state besides the tensors.
-    pub shared: SharedState,
     /// The generation's ring.
     pub ring: Ring,
     /// Takes this rank's part of checkpoints.
@@ -92,12 +98,20 @@ pub struct Trainer {
     pub(super) rate: LearningRate,
     pub(super) schedule: ScheduleState,
     pub(super) position: Position,
-    timetable: Timetable,
+    pub(super) unit: Option<Arc<Unit>>,
+    pub(super) timetable: Timetable,
     /// The cache of the data set at the last step's end.
     filled: Filled,
+    pub(super) boundary: Option<Boundary>,
+    redo: Option<Redo>,
+    /// A checkpoint is owed from the generation before.
+    pub(super) owed: bool,
+    /// One fell due and is not taken yet.
+    pub(super) due: bool,
+    pub(super) stop: bool,
     samples_seen: u64,
     last_loss: Option<f64>,
-    evaluations: Evaluations,
+    pub(super) evaluations: Evaluations,
     reports: mpsc::Sender<Report>,
     fault: Option<Fault>,
 }
@@ -105,7 +119,8 @@ pub struct Trainer {
 impl Trainer {
     /// Starts the lanes and the reading of images.
     pub fn new(parts: Parts) -> Result<Self, TrainError> {
-        let Parts { config, source, images, rank, world, net, lanes, settings, shared, .. } = parts;
+        let Parts { config, source, images, rank, world, lanes, settings, remains, .. } = parts;
+        let Remains { net, shared, boundary, unit, .. } = remains;
         let (training, validation) = images;
         let sampler = Sampler::of(&config, training, &parts.shard_starts);
         let grid = EvaluationGrid::new(validation, config.numerics.microbatch);
@@ -116,13 +131,18 @@ impl Trainer {
         }
         let timetable = Timetable::new(&config, sampler.steps_per_epoch());
         let ahead = Arc::clone(&source);
-        let wanted = requests(sampler.clone(), timetable.clone(), shared.position, rank, world)
-            .inspect(move |Request { epoch, step, .. }| {
+        let after_redo = parts.redo.as_ref().map(|it| it.leads_to(sampler.steps_per_epoch()));
+        let first = after_redo.unwrap_or(shared.position);
+        let wanted = requests(sampler.clone(), timetable.clone(), first, rank, world).inspect(
+            move |Request { epoch, step, .. }| {
                 ahead.heading_for(Position { epoch: *epoch, step: *step });
-            });
+            },
+        );
         let pipeline = Pipeline::start(Arc::clone(&source), settings, &parts.runtime, wanted)?;
         let dropout = Dropout { seed: config.run.seed, probability: config.model.dropout };
-        let lanes = Lanes::start(&net, dropout, &plan, lanes, config.numerics.threads_per_lane)?;
+        let threads = config.numerics.threads_per_lane;
+        let mut lanes = Lanes::start(&net, dropout, &plan, lanes, threads)?;
+        lanes.watch(Arc::clone(&parts.control));
         parts.control.reached(shared.position);
         Ok(Self {
             rate: LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch()),
@@ -138,6 +158,12 @@ impl Trainer {
             uploader: parts.uploader,
             reports: parts.reports,
             fault: parts.fault,
+            redo: parts.redo,
+            owed: parts.owes_checkpoint,
+            due: false,
+            stop: parts.stop,
+            unit,
+            boundary,
             config,
             source,
             settings,
@@ -157,36 +183,34 @@ impl Trainer {
     ///
     /// After an error the state is that of the last committed step, [`Self::position`].
     pub fn run(&mut self) -> Result<Ending, TrainError> {
-        if self.schedule.done || self.timetable.is_complete(self.position) {
-            return Ok(self.ending(Cause::Completed, "there was nothing left to train".to_owned()));
+        if let Some(redo) = self.redo.take() {
+            self.make_again(redo)?;
+        }
+        if let Some(ending) = self.enter()? {
+            return Ok(ending);
         }
         loop {
             let lr = self.rate.rate(&self.schedule, self.position);
-            let committed = match self.step(lr)? {
-                Stepped::Committed(committed) => committed,
+            match self.step(lr)? {
+                Stepped::Committed(committed) => self.advance(lr, &committed)?,
                 Stepped::NonFinite { what } => return Ok(self.ending(Cause::NonFinite, what)),
-            };
-            self.position = self.position.next(self.sampler.steps_per_epoch());
-            self.evaluations = self.evaluations.after_a_step();
-            self.control.reached(self.position);
-            self.meet(Moment::Committed)?;
-            self.tell_step(lr, &committed);
-
-            self.drop_by_hand(committed.agreed);
-
-            let mut due = self.timetable.due(self.position, committed.agreed);
-            let fewest_errors = self.evaluations.fewest_errors;
-            if due.evaluate && self.evaluate_and_observe()? {
-                (due.end, due.checkpoint) = (Some(Cause::Completed), Snapshot::Final);
             }
-            if self.config.checkpoint.keep_best && self.evaluations.fewest_errors != fewest_errors {
-                due.checkpoint = due.checkpoint.of_the_best();
-            }
-            self.keep(due.checkpoint)?;
-            if let Some(cause) = due.end {
-                return Ok(self.ending(cause, String::new()));
+            if let Some(ending) = self.cross(false)? {
+                return Ok(ending);
             }
         }
+    }
+
+    /// The state is that after a step.
+    pub(super) fn advance(&mut self, lr: f64, committed: &Committed) -> Result<(), TrainError> {
+        self.position = self.position.next(self.sampler.steps_per_epoch());
+        self.evaluations = self.evaluations.after_a_step();
+        let agreed = committed.agreed;
+        self.boundary = Some(Boundary { agreed, evaluated: false, best: false });
+        self.control.reached(self.position);
+        self.meet(Moment::Committed)?;
+        self.tell_step(lr, committed);
+        Ok(())
     }
 
     /// The last committed position.
@@ -196,7 +220,29 @@ impl Trainer {
 
     /// Waits until this rank's part of the last checkpoint is stored or has failed.
     pub fn finish_uploads(&self) -> Result<(), TrainError> {
-        self.uploader.wait_until_free()
+        self.uploader.wait_until_free(&self.control)
+    }
+
+    /// Leaves the ring in order, once the right neighbour has everything that it needs.
+    pub fn leave_ring(&self) {
+        // Who did not get all makes the step again in the next generation.
+        if let Err(error) = self.ring.shutdown().wait() {
+            debug!(%error, "the ring did not end in order");
+        }
+    }
+
+    /// What is left of it once the generation is over: the state. Lanes finish the microbatch that
+    /// they hold, and an upload on its way is given up.
+    pub fn into_remains(self) -> Remains {
+        let shared = self.shared();
+        let Self { net, boundary, unit, due, owed, .. } = self;
+        Remains { net, shared, boundary, unit, owes_checkpoint: due || owed }
+    }
+
+    /// How far the state has come.
+    pub(super) fn reached(&self) -> Reached {
+        let evaluated = self.boundary.is_some_and(|it| it.evaluated);
+        Reached { position: self.position, evaluated }
     }
 
     /// The net, for its digest.
@@ -216,7 +262,7 @@ impl Trainer {
         if self.control.is_abandoned() { Err(TrainError::Abandoned) } else { Ok(()) }
     }
 
-    fn ending(&self, cause: Cause, detail: String) -> Ending {
+    pub(super) fn ending(&self, cause: Cause, detail: String) -> Ending {
         Ending { position: self.position, cause, detail }
     }
 
@@ -242,71 +288,7 @@ impl Trainer {
         }
     }
 
-    /// Lets those orders of the override log take effect that all ranks know.
-    fn drop_by_hand(&mut self, agreed: Agreed) {
-        for drop in self.schedule.due(&self.control.drops(), agreed.newest_drop, self.position) {
-            self.schedule = self.rate.drop_by_hand(&self.schedule, drop);
-            let lr = self.rate.rate(&self.schedule, self.position);
-            let (number, Position { epoch, step }) = (drop.number, drop.at);
-            info!(number, epoch, step, lr, "a drop by hand takes effect");
-            if self.rank.0 == 0 {
-                self.tell(Report::DropApplied { number, position: self.position });
-            }
-        }
-    }
-
-    /// Evaluates and lets the schedule see it; says whether the schedule ends the run.
-    fn evaluate_and_observe(&mut self) -> Result<bool, TrainError> {
-        let mut report: EvaluationReport = self.evaluate()?;
-        let errors = report.samples - report.top1_correct;
-        let (schedule, observation) = self.rate.observe(&self.schedule, errors);
-        self.schedule = schedule;
-        let tally = Tally {
-            images: report.samples,
-            top1_errors: errors,
-            top5_errors: report.samples - report.top5_correct,
-        };
-        if tally.images > 0 {
-            self.evaluations = self.evaluations.with(tally);
-        }
-        report.learning_rate = self.rate.rate(&self.schedule, self.position);
-        report.schedule_done = self.schedule.done;
-        if let Observation::Dropped { .. } = observation {
-            info!(
-                epoch = self.position.epoch,
-                lr = report.learning_rate,
-                "the learning rate drops"
-            );
-        }
-        if self.rank.0 == 0 {
-            self.tell(Report::Evaluation(report));
-        }
-        Ok(self.schedule.done)
-    }
-
-    fn keep(&self, snapshot: Snapshot) -> Result<(), TrainError> {
-        let Position { epoch, step } = self.position;
-        match snapshot {
-            Snapshot::No => return Ok(()),
-            Snapshot::Skip => {
-                if self.rank.0 == 0 {
-                    warn!(
-                        epoch,
-                        step, "a checkpoint is skipped: the one before is still being uploaded"
-                    );
-                }
-                return Ok(());
-            }
-            Snapshot::Take => self.control.enter(Phase::Checkpoint),
-            Snapshot::Final => {
-                self.control.enter(Phase::Checkpoint);
-                self.uploader.wait_until_free()?;
-            }
-        }
-        self.uploader.take(&self.net, self.shared())
-    }
-
-    fn shared(&self) -> SharedState {
+    pub(super) fn shared(&self) -> SharedState {
         SharedState {
             position: self.position,
             global_step: self.position.global_step(self.sampler.steps_per_epoch()),
@@ -318,7 +300,7 @@ impl Trainer {
         }
     }
 
-    fn tell(&self, report: Report) {
+    pub(super) fn tell(&self, report: Report) {
         if self.reports.blocking_send(report).is_err() {
             warn!("a report was dropped because this worker is ending");
         }

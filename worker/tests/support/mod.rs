@@ -16,8 +16,8 @@ use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
 use convoy_worker::train::{
-    Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Report, StepReport, TrainError,
-    Trainer, Uploader,
+    Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Remains, Report, StepReport,
+    TrainError, Trainer, Uploader,
 };
 use convoy_worker::trained::start;
 use tempfile::TempDir;
@@ -241,10 +241,12 @@ impl Cluster {
             shard_starts: self.source.1.clone(),
             rank: Rank(rank),
             world,
-            net,
+            remains: Remains::fresh(net, shared),
+            redo: None,
+            owes_checkpoint: false,
+            stop: false,
             lanes,
             settings: Settings::of(&self.config, lanes),
-            shared,
             ring,
             uploader,
             control,

@@ -74,8 +74,9 @@ fn a_resumed_job_assigns_the_checkpoint_and_its_position() {
     let mut job = Job::preparing_with(plan);
     let orders = job.orders();
     let Order::Assign(assignment) = orders[1].1 else { panic!("{orders:?}") };
-    assert_eq!(assignment.position, at(1, 2));
-    assert_eq!(assignment.manifest.as_deref(), Some("checkpoints/1/000000000012/manifest.json"));
+    assert_eq!(assignment.start, reached(1, 2));
+    let path = "checkpoints/1/000000000012/manifest.json".to_owned();
+    assert_eq!(assignment.resume, Resume::Checkpoint(path));
     job.say(0, Report::Ready { state_digest: "d7".to_owned() });
     assert_eq!(job.phase(), "training");
 }
@@ -267,24 +268,24 @@ fn unequal_states_name_the_odd_ones() {
 }
 
 #[test]
-fn those_who_are_not_ready_in_time_are_named() {
+fn those_who_are_not_ready_in_time_are_lost_and_the_others_begin_without_them() {
     let mut job = Job::preparing(2);
-    job.say(0, Report::Ready { state_digest: "d0".to_owned() });
-    job.pass(Duration::from_secs(32), &[0, 1]);
-    let outcome = job.outcome();
-    assert_eq!(outcome.exit_code, exit::WORKER_LOST);
-    assert!(
-        outcome.message.starts_with("worker b was lost: it was not ready after 30 s"),
-        "{outcome:?}"
-    );
+    job.say(0, ready());
+    job.pass(Duration::from_secs(31), &[0, 1]);
+    assert_eq!(job.dismissals(), [(1, exit::WORKER_LOST)]);
+    assert_eq!(job.ended(), [0]);
+    job.say(0, left(reached(0, 0), None));
+    assert_eq!(job.assignments()[&0].resume, Resume::Keep);
+    job.say(0, ready_as_before());
+    assert_eq!(job.phase(), "training");
 }
 
 #[test]
-fn a_worker_that_cannot_prepare_ends_the_job_with_its_own_exit_code() {
+fn what_is_wrong_for_everybody_ends_the_job_with_its_own_exit_code() {
     let mut job = Job::preparing(2);
-    job.say(1, failed(None, Some(exit::BAD_INPUT))).pass(Duration::from_secs(2), &[0, 1]);
+    job.say(1, failed(exit::BAD_INPUT));
     assert_eq!(job.dismissals(), [(0, exit::BAD_INPUT), (1, exit::BAD_INPUT)]);
-    assert!(job.outcome().message.starts_with("worker b failed: the ring broke"));
+    assert!(job.outcome().message.starts_with("worker b failed: the disk is gone"));
 }
 
 #[test]

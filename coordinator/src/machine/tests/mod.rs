@@ -5,12 +5,14 @@ mod ends;
 mod joining;
 mod losses;
 mod random;
+mod regrouping;
 mod training;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
-use convoy_common::ids::{Generation, Lineage, Position, Term};
+use convoy_common::ids::{Generation, Lineage, Position, Reached, Term};
 
 use super::*;
 
@@ -25,6 +27,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         lineage: Lineage(1),
         start: Start::default(),
         workers,
+        min_workers: 1,
         version: "1.2.3".to_owned(),
         protocol: 1,
         config_digest: "c0".to_owned(),
@@ -128,13 +131,37 @@ pub(super) fn end(position: Position, cause: Cause) -> Report {
     })
 }
 
-pub(super) fn failed(blame: Option<&str>, exit_code: Option<u8>) -> Report {
-    Report::Failed(Failed {
-        position: at(0, 4),
+pub(super) fn failed(exit_code: u8) -> Report {
+    let error = "the disk is gone".to_owned();
+    Report::Failed(Failed { position: at(0, 4), error, exit_code })
+}
+
+pub(super) fn reached(epoch: u32, step: u32) -> Reached {
+    Reached { position: at(epoch, step), evaluated: false }
+}
+
+/// A worker leaves a broken ring.
+pub(super) fn left(held: Reached, blame: Option<&str>) -> Report {
+    Report::Left(Left {
+        held: Some(held),
         blame: blame.map(str::to_owned),
         error: "the ring broke".to_owned(),
-        exit_code,
+        ..Left::default()
     })
+}
+
+/// A worker leaves the ring at a boundary that all agreed on.
+pub(super) fn agreed(held: Reached) -> Report {
+    Report::Left(Left { held: Some(held), agreed: true, ..Left::default() })
+}
+
+pub(super) fn ready() -> Report {
+    Report::Ready { state_digest: "d0".to_owned() }
+}
+
+/// As one says it who keeps its state.
+pub(super) fn ready_as_before() -> Report {
+    Report::Ready { state_digest: String::new() }
 }
 
 pub(super) fn kept(position: Position) -> Kept {
@@ -187,8 +214,7 @@ impl Job {
         self.effects = self.machine.step(self.now, event.clone());
         self.history.push((event, self.effects.clone()));
         assert_eq!(invariants::of_state(&self.machine), Ok(()), "{:?}", self.history);
-        let workers = self.machine.plan.workers;
-        assert_eq!(invariants::of_history(&self.history, workers), Ok(()), "{:?}", self.history);
+        assert_eq!(invariants::of_history(&self.history), Ok(()), "{:?}", self.history);
         self
     }
 
@@ -197,6 +223,12 @@ impl Job {
         let name = char::from(b'a' + number as u8).to_string();
         let connection = id(number.into());
         self.join_as(connection, hello(&name), "f0")
+    }
+
+    /// A worker that was lost joins again; its call is the old one's plus 10.
+    pub(super) fn rejoin(&mut self, number: u32) -> &mut Self {
+        let name = char::from(b'a' + number as u8).to_string();
+        self.join_as(id(u64::from(number) + 10), hello(&name), "f0")
     }
 
     pub(super) fn join_as(
@@ -269,6 +301,37 @@ impl Job {
             _ => None,
         });
         notes.collect()
+    }
+
+    /// What each worker is told to begin with.
+    pub(super) fn assignments(&self) -> BTreeMap<u64, &Assignment> {
+        let orders = self.orders().into_iter().filter_map(|(to, order)| match order {
+            Order::Assign(assignment) => Some((to, assignment)),
+            _ => None,
+        });
+        orders.collect()
+    }
+
+    /// Who is told to leave its generation at once.
+    pub(super) fn ended(&self) -> Vec<u64> {
+        let orders = self.orders().into_iter();
+        orders.filter(|it| matches!(it.1, Order::EndGeneration { .. })).map(|it| it.0).collect()
+    }
+
+    /// Who is told to leave its generation at a boundary.
+    pub(super) fn regrouped(&self) -> Vec<u64> {
+        let orders = self.orders().into_iter();
+        orders.filter(|it| matches!(it.1, Order::Regroup { .. })).map(|it| it.0).collect()
+    }
+
+    /// These say it, in this order; the effects are those of all.
+    pub(super) fn these_say(&mut self, who: &[u64], report: impl Fn(u64) -> Report) -> &mut Self {
+        let mut all = Vec::new();
+        for number in who {
+            all.append(&mut self.say(*number, report(*number)).effects);
+        }
+        self.effects = all;
+        self
     }
 
     /// The exit code in each worker's last order.

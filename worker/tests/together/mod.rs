@@ -1,0 +1,357 @@
+//! A whole job in one process: the real engine, service and ledger, and real workers, each with a
+//! runtime of its own, so that one can die alone as a process does.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use convoy_common::checkpoint::{Checkpoints, Manifest, SharedState};
+use convoy_common::config::{RunConfig, Source};
+use convoy_common::dataset::{PackWriter, PixelStatistics, Sizes, Split};
+use convoy_common::failure::Failure;
+use convoy_common::ids::{Lineage, Position};
+use convoy_common::pb;
+use convoy_common::pb::peer_server::{Peer, PeerServer};
+use convoy_common::rpc::{self, Address};
+use convoy_common::shutdown::{self, Trigger, Urgency};
+use convoy_common::store::Store;
+use convoy_coordinator::engine;
+use convoy_coordinator::ledger::{self, Fencing, Origin};
+use convoy_coordinator::machine::{Outcome, Status};
+use convoy_coordinator::service::{Facts, Service};
+use convoy_worker::agent::{self, Settings};
+use convoy_worker::model::{Device, Net};
+use convoy_worker::peer::{self, Vault};
+use convoy_worker::ring::RingServer;
+use convoy_worker::session::Introduction;
+use convoy_worker::state;
+use convoy_worker::train::{Fault, Moment, TrainError};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response};
+
+/// For what should happen soon, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(100);
+
+/// Digests of the state before each step, which all workers must share.
+pub(crate) type Diary = BTreeMap<Position, String>;
+
+/// What a test wants to happen to a worker, besides being watched.
+pub(crate) type Plant =
+    Box<dyn Fn(&Life, Moment, Position) -> Result<(), TrainError> + Send + Sync>;
+
+/// A job and its coordinator.
+pub(crate) struct Job {
+    folder: Arc<TempDir>,
+    config: RunConfig,
+    runtime: Runtime,
+    address: Address,
+    engine: engine::Handle,
+    outcome: Receiver<Outcome>,
+    diary: Arc<Mutex<Diary>>,
+}
+
+/// A worker of the job.
+pub(crate) struct Node {
+    life: Life,
+    code: Receiver<Result<u8, Failure>>,
+    trigger: Trigger,
+}
+
+/// A worker's connections and tasks.
+#[derive(Clone)]
+pub(crate) struct Life {
+    runtime: Arc<Mutex<Option<Runtime>>>,
+}
+
+impl Life {
+    /// Ends everything at once, as when a process dies.
+    pub(crate) fn end(&self) {
+        if let Some(runtime) = self.runtime.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// The same from within the worker's trainer.
+    pub(crate) fn die(&self) -> Result<(), TrainError> {
+        self.end();
+        Err(TrainError::Abandoned)
+    }
+}
+
+struct DyingDonor {
+    life: Life,
+}
+
+#[tonic::async_trait]
+impl Peer for DyingDonor {
+    type StateStream = ReceiverStream<Result<pb::StatePiece, tonic::Status>>;
+    type RedoStream = ReceiverStream<Result<pb::RedoPiece, tonic::Status>>;
+
+    async fn state(
+        &self,
+        _: Request<pb::StateRequest>,
+    ) -> Result<Response<Self::StateStream>, tonic::Status> {
+        let (to, pieces) = tokio::sync::mpsc::channel(1);
+        let shared_json = serde_json::to_string(&SharedState::at_the_start()).unwrap();
+        let head = pb::StateHead { shared_json, boundary: None };
+        let kind = Some(pb::state_piece::Kind::Head(head));
+        to.send(Ok(pb::StatePiece { kind })).await.unwrap();
+        let life = self.life.clone();
+        std::thread::spawn(move || {
+            // Not before the head is there.
+            std::thread::sleep(Duration::from_millis(50));
+            life.end();
+            drop(to);
+        });
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
+    async fn redo(
+        &self,
+        _: Request<pb::RedoRequest>,
+    ) -> Result<Response<Self::RedoStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented("nobody asks for this here"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.life.end();
+    }
+}
+
+/// Nothing.
+pub(crate) fn nothing() -> Plant {
+    Box::new(|_, _, _| Ok(()))
+}
+
+/// Makes steps so slow that there is time for something to happen.
+pub(crate) fn slowly(milliseconds: u64) -> Plant {
+    Box::new(move |_, moment, _| {
+        if moment == Moment::Data {
+            std::thread::sleep(Duration::from_millis(milliseconds));
+        }
+        Ok(())
+    })
+}
+
+/// At one moment of one step.
+pub(crate) fn once(
+    at: Position,
+    when: Moment,
+    what: impl Fn(&Life) -> Result<(), TrainError> + Send + Sync + 'static,
+) -> Plant {
+    let done = std::sync::atomic::AtomicBool::new(false);
+    Box::new(move |life, moment, position| {
+        let now = (position, moment) == (at, when);
+        if now && !done.swap(true, std::sync::atomic::Ordering::AcqRel) {
+            return what(life);
+        }
+        Ok(())
+    })
+}
+
+impl Job {
+    /// A job for so many workers, with `extra` lines of `key=value`.
+    pub(crate) fn new(workers: u32, extra: &[&str]) -> Self {
+        Self::start(Arc::new(tempfile::tempdir().unwrap()), workers, extra)
+    }
+
+    /// The same run goes on with a new coordinator.
+    pub(crate) fn again(self, workers: u32, extra: &[&str]) -> Self {
+        let folder = Arc::clone(&self.folder);
+        drop(self);
+        Self::start(folder, workers, extra)
+    }
+
+    fn start(folder: Arc<TempDir>, workers: u32, extra: &[&str]) -> Self {
+        let place = folder.path().display();
+        let data = data().path().display();
+        let text = format!(
+            "run = {{ name = 'test', url = '{place}/run', seed = 7 }}
+             data = {{ url = '{data}' }}
+             model = {{ narrow = 16, init = 'kaiming', pixel_scale = 0.005 }}
+             train = {{ epochs = 4, batch = 8, lr = 0.005 }}
+             numerics = {{ microbatch = 2 }}
+             evaluation = {{ every_epochs = 1 }}
+             checkpoint = {{ every_epochs = 0, every_steps = 0, keep_best = false }}
+             cluster = {{ workers = {workers}, bind = '127.0.0.1:0', liveness_timeout = '5s',
+                          ring_timeout = '20s', prepare_timeout = '60s', ring_chunk = '64KiB' }}
+             log = {{ every_steps = 1 }}"
+        );
+        let overrides: Vec<String> = extra.iter().map(|&it| it.to_owned()).collect();
+        let config = Source::new("test.toml".as_ref(), &overrides)
+            .with_environment(Vec::new())
+            .with_folder(folder.path())
+            .resolve_text(&text)
+            .unwrap()
+            .config;
+        let runtime = connections();
+        let (address, engine, job) = runtime.block_on(async {
+            let (bound, incoming) = rpc::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+            let run =
+                ledger::open(config.clone(), Origin::Newest, Fencing::Required).await.unwrap();
+            let opened = run.take_over(&bound.to_string()).await.unwrap();
+            let facts = Facts {
+                run_id: opened.run_id.clone(),
+                config_json: config.to_json(),
+                workers: opened.plan.workers,
+                ..Facts::default()
+            };
+            let (engine, job) = engine::start(opened.plan, opened.ledger);
+            let service = Service::new(engine.clone(), facts).into_server();
+            tokio::spawn(rpc::server().add_service(service).serve_with_incoming(incoming));
+            (bound.into(), engine, job)
+        });
+        let (tell, outcome) = mpsc::channel();
+        runtime.spawn(async move {
+            let _ = tell.send(job.await.unwrap());
+        });
+        Self { folder, config, runtime, address, engine, outcome, diary: Arc::default() }
+    }
+
+    /// A worker joins.
+    pub(crate) fn join(&self, name: &str, plant: Plant) -> Node {
+        self.join_beside(name, plant, |vault, _| peer::routes(vault))
+    }
+
+    /// One that dies when it has begun to give its state to a peer.
+    pub(crate) fn join_as_dying_donor(&self, name: &str, plant: Plant) -> Node {
+        self.join_beside(name, plant, |_, life| Routes::new(PeerServer::new(DyingDonor { life })))
+    }
+
+    fn join_beside(
+        &self,
+        name: &str,
+        plant: Plant,
+        beside: impl FnOnce(Arc<Vault>, Life) -> Routes,
+    ) -> Node {
+        let runtime = connections();
+        let handle = runtime.handle().clone();
+        let life = Life { runtime: Arc::new(Mutex::new(Some(runtime))) };
+        let (trigger, shutdown) = shutdown::channel();
+        let (watched, diary) = (life.clone(), Arc::clone(&self.diary));
+        let fault: Fault = Arc::new(move |moment, position, net: &mut Net| {
+            if moment == Moment::Committed {
+                let digest = state::digest(net, &state::layout(net)).unwrap();
+                let mut diary = diary.lock().unwrap();
+                let first = diary.entry(position).or_insert_with(|| digest.clone());
+                assert_eq!(*first, digest, "at {position}");
+            }
+            plant(&watched, moment, position)
+        });
+        let (coordinator, name) = (format!("http://{}", self.address), name.to_owned());
+        let (tell, code) = mpsc::channel();
+        let vault = Arc::new(Vault::default());
+        let beside = beside(Arc::clone(&vault), life.clone());
+        handle.spawn(async move {
+            let any: Address = "127.0.0.1:0".parse().unwrap();
+            let (address, ring) = RingServer::bind_beside(&any, beside).await.unwrap();
+            let who = Introduction {
+                name,
+                ring_address: address.to_string(),
+                device: "cpu".to_owned(),
+                lanes: 1,
+                cores: 0,
+                expect_config: None,
+                bf16_units: false,
+            };
+            let fault = Some(fault);
+            let settings =
+                Settings { coordinator, patience: SOON, who, device: Device::CPU, fault };
+            let _ = tell.send(agent::run(settings, ring, vault, shutdown).await);
+        });
+        Node { life, code, trigger }
+    }
+
+    /// What the job is doing.
+    pub(crate) fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    /// Waits until the job's status is as wanted.
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
+        let start = Instant::now();
+        while !wanted(&self.status()) {
+            assert!(start.elapsed() < SOON, "{what}: {:?}", self.status());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// How the job ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.recv_timeout(SOON).expect("the job ends")
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn checkpoint(&self) -> Manifest {
+        let catalogue = Checkpoints::new(Store::open(&self.config.run.url).unwrap());
+        let newest = self.runtime.block_on(catalogue.newest_good(Lineage(1))).unwrap();
+        newest.found.expect("a checkpoint").1
+    }
+
+    /// The state after each step that any worker has made.
+    pub(crate) fn diary(&self) -> Diary {
+        self.diary.lock().unwrap().clone()
+    }
+}
+
+impl Node {
+    /// As SIGTERM does.
+    pub(crate) fn ask_to_leave(&self) {
+        self.trigger.request(Urgency::Orderly, "SIGTERM");
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        let ended = self.code.recv_timeout(SOON).expect("the worker ends");
+        ended.unwrap_or_else(|failure| failure.code())
+    }
+}
+
+fn connections() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// 22 images to train on and 7 held out, of 3 classes; packed once for all jobs of a process.
+fn data() -> &'static TempDir {
+    static DATA: OnceLock<TempDir> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        connections().block_on(async {
+            let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+            let mut writer = PackWriter::start(store, Sizes { shard: 1 << 20 }).await.unwrap();
+            for (split, count) in [(Split::Train, 22), (Split::Validation, 7)] {
+                for number in 0..count {
+                    let (label, bytes) = draw(number);
+                    writer.append(split, label, "x.jpg", &bytes).await.unwrap();
+                }
+            }
+            let classes = ["a", "b", "c"].map(str::to_owned);
+            writer.finish(&classes, &PixelStatistics::default().summary()).await.unwrap();
+        });
+        folder
+    })
+}
+
+/// A picture in which the class decides the colour of a stripe.
+fn draw(number: usize) -> (u16, Vec<u8>) {
+    let label = number % 3;
+    let mut pixels = vec![0_u8; 256 * 256 * 3];
+    for (place, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+        let (x, y) = (place % 256, place / 256);
+        pixel.fill(((x * 7 + y * 13 + number * 31) % 97) as u8);
+        if (x + y) % 64 < 32 {
+            pixel[label] = 200;
+        }
+    }
+    let mut bytes = Vec::new();
+    jpeg_encoder::Encoder::new(&mut bytes, 90)
+        .encode(&pixels, 256, 256, jpeg_encoder::ColorType::Rgb)
+        .unwrap();
+    (label as u16, bytes)
+}
