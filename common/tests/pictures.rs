@@ -57,7 +57,6 @@ fn compare(found: &Rgb8, expected: &Value, tolerance: Tolerance, what: &str) {
         .collect();
     let largest = *differences.iter().max().unwrap();
     let mean = f64::from(differences.iter().sum::<u32>()) / f64::from(SAMPLES);
-    println!("{what}: largest {largest}, mean {mean:.3}");
     assert!(largest <= tolerance.largest, "{what}: {largest} apart");
     assert!(mean <= tolerance.mean, "{what}: {mean} apart in the mean");
     for (channel, expected) in expected["means"].as_array().unwrap().iter().enumerate() {
