@@ -39,6 +39,7 @@ pub use data::{CacheFolder, Shuffle};
 pub use deadlines::HEARTBEAT_INTERVAL;
 pub use error::{ConfigError, Origin, Problem};
 pub use run_config::*;
+pub use size::parse as parse_size;
 pub use source::{Resolved, Source};
 
 /// Reads the file at `path`, with the process's environment and `overrides` (`key=value`) on top.

@@ -78,7 +78,7 @@ async fn the_first_images_of_the_shards_cut_each_split_as_the_shards_do() {
         assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{starts:?}");
         assert!(*starts.last().unwrap() < count, "{starts:?}");
     }
-    // Each split begins a shard of its own.
+    // No shard holds pictures of both splits.
     assert_eq!(train.len() + validation.len(), packed.shards);
     // A shard holds what its size says: a cut elsewhere would put bytes into another one.
     for (number, start) in train.iter().enumerate() {

@@ -128,6 +128,11 @@ impl PackWriter {
         self.records.len() as u64
     }
 
+    /// Those of them that lie in finished shards.
+    pub fn finished_images(&self) -> u64 {
+        self.first
+    }
+
     /// How many pictures of a split have each label, up to the greatest label of all.
     pub fn counts(&self, split: Split) -> Vec<u64> {
         let labels = self.records.iter().map(|record| usize::from(record.label) + 1).max();

@@ -136,4 +136,6 @@ fn sniff(bytes: &[u8]) -> Kind {
 }
 
 #[cfg(test)]
+mod pillow_tests;
+#[cfg(test)]
 mod tests;

@@ -40,6 +40,7 @@ pub use buffers::Pixels;
 pub use error::{DataError, Stage, Unusable};
 pub(crate) use measure::Spent;
 pub use memory::InMemory;
+pub use packed::cached;
 pub use pipeline::{Pipeline, Settings};
 pub use single::single;
 pub use source::{Source, SourceError};
