@@ -8,27 +8,27 @@
 //! whole     the pipeline of training: all of it at once, --threads decode threads
 //! ```
 
+mod report;
+
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoy_common::config::ModelName;
+use convoy_common::config::{RunConfig, Source as ConfigSource};
 use convoy_common::dataset::{Dataset, Encoded, Split, shard_path};
 use convoy_common::exit;
 use convoy_common::failure::Failure;
+use convoy_common::ids::Position;
+use convoy_common::run_record;
 use convoy_common::sampling::Sampler;
 use convoy_common::store::Store;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use serde_json::{Value, json};
 
-use crate::data::{Pipeline, Purpose, Request, Settings, Source, Spent, Workbench};
+use self::report::Report;
+use crate::data::{self, Pipeline, Purpose, Request, Settings, Source, Spent, Workbench};
 
-/// Samples of a step, as in the paper.
-const BATCH: u32 = 128;
-/// The default of `numerics.microbatch`.
-const MICROBATCH: u32 = 32;
 /// Bytes of images that are held in memory to measure the parts of the work on them.
 const HELD: u64 = 128 << 20;
 
@@ -37,6 +37,7 @@ const HELD: u64 = 128 << 20;
 #[command(after_help = "Examples:
   convoy-worker bench data --data data/imagenet --threads 2
   convoy-worker bench data --data s3://bucket/imagenet --feed 2000
+  convoy-worker bench data --data s3://bucket/imagenet --set data.cache=none
   convoy-worker bench data --data data/imagenet --cold --json | jq .images_per_second")]
 pub(crate) struct Args {
     /// The packed data set: a folder, file:// or s3://bucket/prefix.
@@ -48,12 +49,9 @@ pub(crate) struct Args {
     /// Images to go through, more than once if the training split has fewer.
     #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u64).range(256..))]
     images: u64,
-    /// Microbatches of 32 that are read and decoded ahead.
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    prefetch: u32,
-    /// Shuffle within a window of so many shards [default: a full shuffle].
-    #[arg(long, value_name = "SHARDS", value_parser = clap::value_parser!(u32).range(1..))]
-    window: Option<u32>,
+    /// Sets one value of a run's config that bears on data, such as data.cache; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
+    set: Vec<String>,
     /// Say how many decode threads feed so many images a second.
     #[arg(long, value_name = "IMAGES_PER_SECOND")]
     feed: Option<f64>,
@@ -65,21 +63,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What was measured.
-struct Report {
-    url: String,
-    encoding: &'static str,
-    threads: u32,
-    images: u64,
-    bytes_per_image: f64,
-    /// Images a second.
-    read: f64,
-    spent: Spent,
-    /// Images a second.
-    whole: f64,
-    feed: Option<f64>,
-}
-
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     if let Some(feed) = args.feed
         && !(feed.is_finite() && feed > 0.0)
@@ -87,8 +70,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         return Err(Failure::new(exit::USAGE, "--feed must be more than 0 images a second"));
     }
     let runtime = super::runtime()?;
-    let dataset = runtime.block_on(open(&args.data))?;
-    let report = measure(&args, &runtime, dataset)?;
+    let report = measure(&args, &runtime)?;
     runtime.shutdown_background();
     let text = if args.json { format!("{}\n", report.as_json()) } else { report.as_text() };
     let written = std::io::stdout().write_all(text.as_bytes());
@@ -96,40 +78,41 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(url: &str) -> Result<Dataset, Failure> {
-    let dataset = Dataset::open(Store::open(url)?).await?;
+/// The config of a run on this data set that says nothing else but what the arguments set.
+fn config(args: &Args) -> Result<RunConfig, Failure> {
+    // No run is created.
+    let mut set = vec!["run.url=bench".to_owned(), format!("data.url={}", args.data)];
+    set.extend(args.set.iter().cloned());
+    let source = ConfigSource::new(Path::new("bench data"), &set);
+    Ok(source.resolve_text("")?.config)
+}
+
+/// The data set, and how a new run would shuffle it.
+async fn open(config: &mut RunConfig) -> Result<Dataset, Failure> {
+    let store = Store::open(&config.data.url)?;
+    let dataset = Dataset::open(store.clone()).await?.with_read_timeout(config.data.read_timeout);
     if dataset.is_empty(Split::Train) {
-        let text = format!("the data set at {url} has no training images");
+        let text = format!("the data set at {} has no training images", dataset.url());
         return Err(Failure::new(exit::BAD_INPUT, text));
     }
+    config.data.shuffle = run_record::decide_shuffle(&config.data, &store).await?.shuffle;
     Ok(dataset)
 }
 
-fn measure(
-    args: &Args,
-    runtime: &tokio::runtime::Runtime,
-    dataset: Dataset,
-) -> Result<Report, Failure> {
+fn measure(args: &Args, runtime: &tokio::runtime::Runtime) -> Result<Report, Failure> {
+    let mut config = config(args)?;
+    let dataset = runtime.block_on(open(&mut config))?;
     let cores = std::thread::available_parallelism().map_or(1, |it| it.get() as u32);
-    let settings = Settings {
-        seed: 0,
-        threads: args.threads.unwrap_or(cores),
-        prefetch: args.prefetch,
-        side: ModelName::Alexnet.input_side(),
-        pixel_scale: 1.0,
-        timeout: Duration::from_secs(60),
-        colour_sigma: 0.1,
-    };
-    let starts = dataset.shard_starts(Split::Train);
-    let sampler = Sampler::new(settings.seed, dataset.len(Split::Train), BATCH, MICROBATCH)
-        .in_shards(&starts);
-    let sampler = args.window.into_iter().fold(sampler, Sampler::with_window);
-    let (url, encoding) = (dataset.url().to_owned(), dataset.encoding().name());
+    let mut settings = Settings::of(&config, cores);
+    settings.threads = args.threads.unwrap_or(settings.threads);
+    let images = dataset.len(Split::Train);
+    let sampler = Sampler::of(&config, images, &dataset.shard_starts(Split::Train));
 
     forget(args.cold, &dataset)?;
-    let source: Arc<dyn Source> = Arc::new(dataset.clone());
+    let source: Arc<dyn Source> =
+        Arc::new(runtime.block_on(data::cached(dataset.clone(), &config)));
     let wanted = requests(&sampler, 0, args.images);
-    let read = runtime.block_on(read(source.as_ref(), wanted, args.prefetch as usize))?;
+    let read = runtime.block_on(read(source.as_ref(), wanted, settings.prefetch as usize))?;
 
     let mut spent = Spent::default();
     let mut workbench = Workbench::default();
@@ -139,12 +122,14 @@ fn measure(
     drop(read.held);
 
     forget(args.cold, &dataset)?;
-    // Other epochs than those before, so that nothing is in the same order.
-    let wanted = requests(&sampler, 1_000_000, args.images);
+    // The epochs behind those of before, as training would go on.
+    let epoch = u32::try_from(args.images.div_ceil(images)).unwrap_or(u32::MAX);
+    source.heading_for(Position { epoch, step: 0 });
+    let wanted = requests(&sampler, epoch, args.images);
     let whole = whole(Pipeline::start(source, settings, runtime.handle(), wanted)?)?;
     Ok(Report {
-        url,
-        encoding,
+        url: dataset.url().to_owned(),
+        encoding: dataset.encoding().name(),
         threads: settings.threads,
         images: args.images,
         bytes_per_image: read.bytes as f64 / read.images.max(1) as f64,
@@ -262,85 +247,6 @@ fn forget(cold: bool, dataset: &Dataset) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Report {
-    /// Images a second of one thread that does nothing else; none where there is nothing to do.
-    fn rate(&self, spent: Duration) -> Option<f64> {
-        (!spent.is_zero()).then(|| self.spent.images as f64 / spent.as_secs_f64())
-    }
-
-    fn parts(&self) -> [(&'static str, Option<f64>); 3] {
-        let Spent { decode, resize, augment, .. } = self.spent;
-        // What is timed where nothing was resized is the clock.
-        let resize = Some(resize).filter(|it| *it > decode / 1000).unwrap_or_default();
-        [
-            ("decode", self.rate(decode)),
-            ("resize", self.rate(resize)),
-            ("augment", self.rate(augment)),
-        ]
-    }
-
-    /// Decode threads that feed so many images a second.
-    fn threads_for(&self, feed: f64) -> u64 {
-        (feed * self.spent.an_image().as_secs_f64()).ceil().max(1.0) as u64
-    }
-
-    fn as_json(&self) -> Value {
-        let rate = |rate: f64| json!({ "images_per_second": rate });
-        let mut stages = serde_json::Map::new();
-        let bytes = self.read * self.bytes_per_image;
-        let read = json!({ "images_per_second": self.read, "bytes_per_second": bytes });
-        stages.insert("read".to_owned(), read);
-        for (name, images) in self.parts() {
-            stages.insert(name.to_owned(), images.map_or(Value::Null, rate));
-        }
-        json!({
-            "data": self.url,
-            "encoding": self.encoding,
-            "threads": self.threads,
-            "images": self.images,
-            "bytes_per_image": self.bytes_per_image,
-            "images_per_second": self.whole,
-            "bytes_per_second": self.whole * self.bytes_per_image,
-            "microseconds_per_image_and_thread": self.spent.an_image().as_secs_f64() * 1e6,
-            "stages": stages,
-            "feed": self.feed.map(|feed| {
-                json!({ "images_per_second": feed, "threads": self.threads_for(feed) })
-            }),
-        })
-    }
-
-    fn as_text(&self) -> String {
-        let Self { url, encoding, threads, images, whole, .. } = self;
-        let (kilobytes, megabytes) = (self.bytes_per_image / 1e3, self.bytes_per_image / 1e6);
-        let mut text = format!(
-            "{url}: {encoding}, {images} images of {kilobytes:.1} kB\n\
-             read     {:>9.0} images/s, {:.0} MB/s\n",
-            self.read,
-            self.read * megabytes
-        );
-        for (name, rate) in self.parts() {
-            text.push_str(&match rate {
-                Some(rate) => {
-                    let microseconds = 1e6 / rate;
-                    format!(
-                        "{name:8} {rate:>9.0} images/s of one thread, {microseconds:.0} us each\n"
-                    )
-                }
-                None => format!("{name:8} {:>9}\n", "-"),
-            });
-        }
-        text.push_str(&format!(
-            "whole    {whole:>9.0} images/s, {:.0} MB/s with {threads} decode threads\n",
-            whole * megabytes
-        ));
-        if let Some(feed) = self.feed {
-            let needed = self.threads_for(feed);
-            text.push_str(&format!("{feed} images/s need {needed} decode threads\n"));
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use convoy_common::dataset::{Encoding, PackWriter, PixelStatistics, Sizes};
@@ -348,55 +254,12 @@ mod tests {
 
     use super::*;
 
-    fn report() -> Report {
-        Report {
-            url: "file:///data".to_owned(),
-            encoding: "jpeg256",
-            threads: 2,
-            images: 1000,
-            bytes_per_image: 20_000.0,
-            read: 50_000.0,
-            spent: Spent {
-                images: 100,
-                decode: Duration::from_millis(40),
-                resize: Duration::from_nanos(3_000),
-                augment: Duration::from_millis(10),
-            },
-            whole: 3_000.0,
-            feed: Some(4_100.0),
-        }
-    }
-
-    #[test]
-    fn threads_are_what_the_work_on_one_image_makes_necessary() {
-        // 500 us an image: 2,000 images a second of one thread.
-        for (feed, threads) in [(1.0, 1), (1_990.0, 1), (2_100.0, 2), (4_100.0, 3)] {
-            assert_eq!(report().threads_for(feed), threads, "{feed}");
-        }
-    }
-
-    #[test]
-    fn both_forms_name_the_whole_and_every_part() {
-        let json = report().as_json();
-        assert_eq!(json["images_per_second"], 3_000.0);
-        assert_eq!(json["bytes_per_second"], 60e6);
-        assert_eq!(json["stages"]["read"]["bytes_per_second"], 1e9);
-        assert_eq!(json["stages"]["decode"]["images_per_second"], 2_500.0);
-        assert_eq!(json["stages"]["resize"], Value::Null);
-        assert_eq!(json["feed"]["threads"], 3);
-        let text = report().as_text();
-        for part in ["read", "decode", "resize", "augment", "whole"] {
-            assert!(text.lines().any(|line| line.starts_with(part)), "{part} is not in\n{text}");
-        }
-        assert!(text.ends_with("4100 images/s need 3 decode threads\n"), "{text}");
-    }
-
     /// A data set of a few pictures in that form.
-    async fn packed(folder: &tempfile::TempDir, encoding: Encoding) -> Dataset {
+    async fn packed(folder: &tempfile::TempDir, encoding: Encoding) {
         let store = Store::open(&folder.path().display().to_string()).unwrap();
         let sizes = Sizes { shard: 300_000 };
         let (mut writer, _) =
-            PackWriter::resume(store.clone(), sizes, encoding, "a test", false).await.unwrap();
+            PackWriter::resume(store, sizes, encoding, "a test", false).await.unwrap();
         for number in 0..9_u32 {
             let (width, height) =
                 if encoding == Encoding::Original { (341, 300) } else { (256, 256) };
@@ -413,7 +276,6 @@ mod tests {
         }
         let pixels = PixelStatistics::default().summary();
         writer.finish(&["a".to_owned()], &pixels).await.unwrap();
-        Dataset::open(store).await.unwrap()
     }
 
     #[test]
@@ -421,18 +283,17 @@ mod tests {
         let runtime = super::super::runtime().unwrap();
         for encoding in [Encoding::Jpeg256, Encoding::Original, Encoding::Raw256] {
             let folder = tempfile::tempdir().unwrap();
-            let dataset = runtime.block_on(packed(&folder, encoding));
+            runtime.block_on(packed(&folder, encoding));
             let args = Args {
-                data: String::new(),
+                data: folder.path().display().to_string(),
                 threads: Some(2),
                 images: 40,
-                prefetch: 2,
-                window: Some(2),
+                set: vec!["data.shuffle=window".to_owned(), "data.shuffle_window=2".to_owned()],
                 feed: Some(1e6),
                 cold: true,
                 json: true,
             };
-            let report = measure(&args, &runtime, dataset).unwrap();
+            let report = measure(&args, &runtime).unwrap();
             // Epochs of nine images: five of them are begun.
             assert_eq!(report.spent.images, 45, "{encoding:?}");
             assert!(report.whole > 0.0 && report.read > 0.0 && report.threads_for(1e6) > 1);
@@ -451,7 +312,7 @@ mod tests {
 
     #[test]
     fn requests_go_on_over_epochs_until_there_are_enough_images() {
-        let sampler = Sampler::new(0, 100, BATCH, MICROBATCH);
+        let sampler = Sampler::new(0, 100, 128, 32);
         let all: Vec<Request> = requests(&sampler, 3, 250).collect();
         let images: usize = all.iter().map(|request| request.samples.len()).sum();
         assert!((250..282).contains(&images), "{images}");
