@@ -70,6 +70,11 @@ impl Decoder {
 }
 
 impl<'a> Decoded<'a> {
+    /// Of width and height the smaller one, which [`Self::scale`] changes.
+    pub fn shorter_side(&self) -> u32 {
+        self.width.min(self.height)
+    }
+
     /// The picture, scaled so that its shorter side is `side`, as [`super::shorter_side`] does it.
     ///
     /// # Errors

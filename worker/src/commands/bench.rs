@@ -1,4 +1,5 @@
-//! `convoy-worker bench`: what this machine makes of the net, without data, peers or files.
+//! `convoy-worker bench`: what this machine makes of the net, without data, peers or files; and, in
+//! files of their own, what it makes of a data set and of an index.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -10,16 +11,18 @@ use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::random::{Random, Stream};
 
+use super::{bench_data, bench_index};
 use crate::model::device::DeviceChoice;
 use crate::model::{
     Device, Dropout, Factors, HeadGradient, Hyper, Input, Lane, ModelError, Net, Place, Reduced,
     Spec, threads,
 };
 
-/// Measures the speed of training on this machine, on random pixels in memory.
+/// Measures the speed of this machine: of training, of a data set, of a data set's index.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   convoy-worker bench step
+  convoy-worker bench data --data data/imagenet --threads 2
   convoy-worker bench step --batch 128 --microbatch 32 --lanes 2")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -28,8 +31,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Whole steps of one worker: forward, backward, update.
+    /// Whole steps of one worker: forward, backward, update; on random pixels in memory.
     Step(StepArgs),
+    Data(bench_data::Args),
+    Index(bench_index::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +78,11 @@ struct StepArgs {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let What::Step(args) = args.what;
+    let args = match args.what {
+        What::Step(args) => args,
+        What::Data(args) => return bench_data::run(args),
+        What::Index(args) => return bench_index::run(args),
+    };
     if [args.batch, args.microbatch, args.lanes, args.steps].contains(&0) {
         let text = "batch, microbatch, lanes and steps must be at least 1";
         return Err(Failure::new(exit::USAGE, text));

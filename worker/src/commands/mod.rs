@@ -7,6 +7,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::model::Device;
 
 pub(crate) mod bench;
+mod bench_data;
+mod bench_index;
 pub(crate) mod bench_ring;
 pub(crate) mod evaluate;
 pub(crate) mod export;

@@ -22,6 +22,7 @@ mod colour;
 mod delivery;
 mod disjoint;
 mod error;
+mod measure;
 mod memory;
 mod packed;
 mod pipeline;
@@ -37,11 +38,13 @@ use convoy_common::sampling::SampleRef;
 pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use buffers::Pixels;
 pub use error::{DataError, Stage, Unusable};
+pub(crate) use measure::Spent;
 pub use memory::InMemory;
 pub use packed::cached;
 pub use pipeline::{Pipeline, Settings};
 pub use single::single;
 pub use source::{Source, SourceError};
+pub(crate) use workbench::Workbench;
 
 /// What a microbatch is for; decides the split and whether the crop is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,6 +58,21 @@ impl Settings {
             colour_sigma: config.data.colour_sigma,
         }
     }
+
+    fn stored_side(&self) -> usize {
+        (self.side as usize).min(STORED_SIDE)
+    }
+
+    /// What is done to the images of a source.
+    pub(super) fn recipe(&self, source: &dyn Source) -> Recipe {
+        Recipe {
+            seed: self.seed,
+            side: self.stored_side(),
+            pixel_scale: self.pixel_scale as f32,
+            colour_sigma: self.colour_sigma,
+            axes: Axes::of(&source.covariance()),
+        }
+    }
 }
 
 /// Microbatches in the order of their requests, prepared ahead.
@@ -95,7 +110,7 @@ impl Pipeline {
         if values != MEAN_VALUES {
             return Err(DataError::MeanImage { values });
         }
-        let side = (settings.side as usize).min(STORED_SIDE);
+        let side = settings.stored_side();
         let delivery = Arc::new(Delivery::default());
         let queue = Arc::new(Queue::default());
         let prefetch = settings.prefetch.max(1) as usize;
@@ -117,13 +132,7 @@ impl Pipeline {
             number: 0,
             stopped: false,
         };
-        let recipe = Recipe {
-            seed: settings.seed,
-            side,
-            pixel_scale: settings.pixel_scale as f32,
-            colour_sigma: settings.colour_sigma,
-            axes: Axes::of(&source.covariance()),
-        };
+        let recipe = settings.recipe(source.as_ref());
         for number in 0..settings.threads.max(1) {
             // On failure, dropping the pipeline ends what has been started.
             pipeline.add_thread(number, Arc::clone(&source), recipe)?;

@@ -11,7 +11,7 @@ use super::error::Unusable;
 pub(crate) enum Work {
     /// From the file's bytes to pixels; raw pixels have no such part.
     Decode,
-    /// To a shorter side of 256; nothing for a picture that has it.
+    /// To a shorter side of 256; a picture that has it has no such part.
     Resize,
     /// From pixels to the net's input.
     Augment,
@@ -45,8 +45,11 @@ impl Workbench {
             Encoding::Jpeg256 | Encoding::Original => {
                 let decoded = self.decoder.decode(&image.bytes)?;
                 done(Work::Decode);
+                let resized = decoded.shorter_side() != side;
                 let picture = decoded.scale(side)?;
-                done(Work::Resize);
+                if resized {
+                    done(Work::Resize);
+                }
                 let size = (picture.width, picture.height);
                 augment::write_window(picture.pixels, size, treatment, mean, out)?;
             }
