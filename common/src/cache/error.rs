@@ -66,3 +66,24 @@ impl Explain for CacheError {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_what_is_left_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set").join("00001.part");
+        let hint = |number| {
+            let error = io::Error::from_raw_os_error(number);
+            CacheError::folder("write", &path, error).hint().unwrap()
+        };
+        let [full, quota] = [28, 122].map(hint);
+        assert!(full.contains("MiB are left") && full.contains("data.cache_size"), "{full}");
+        assert_eq!(full, quota);
+        assert!(full.contains(folder.path().to_str().unwrap()), "{full}");
+        assert!(hint(30).contains("writable"));
+        assert!(hint(5).contains("data.cache = \"none\""));
+    }
+}

@@ -18,6 +18,7 @@
 
 mod encoding;
 mod error;
+mod fetch;
 mod index;
 mod inspect;
 mod journal;
