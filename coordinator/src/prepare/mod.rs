@@ -13,6 +13,7 @@
 
 mod error;
 mod ledger;
+mod leftovers;
 mod packing;
 mod picture;
 mod plan;
@@ -148,6 +149,7 @@ pub(crate) fn pack(
     let (classes, labels) = ledger.sorted(&source);
     let note = ledger.note();
     let packed = runtime.block_on(writer.finish_as(&classes, &labels, note))?;
+    leftovers::remove(store);
     let elapsed = progress.finish();
     let (ignored, skipped) = (ledger.ignored(), ledger.skipped);
     Ok(Outcome::Packed(Report {
