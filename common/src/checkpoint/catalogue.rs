@@ -165,7 +165,7 @@ impl Checkpoints {
     /// [`CheckpointError::Inconsistent`] and those of the store.
     pub async fn read(&self, path: &str) -> Result<Manifest, CheckpointError> {
         let url = self.store.url_of(path);
-        let text = match self.store.get(path).await {
+        let text = match self.store.get_small(path).await {
             Ok(text) => text,
             Err(StoreError::NotFound { .. }) => return Err(CheckpointError::NotFound { url }),
             Err(error) => return Err(error.into()),
@@ -321,11 +321,34 @@ impl Checkpoints {
         Ok(numbers)
     }
 
+    /// The number after the last of `FOLDER/<n>.json`, from 1.
+    pub(super) async fn next_number(&self, folder: &str) -> Result<u64, CheckpointError> {
+        let last = self.numbers(folder).await?.last().copied().unwrap_or(0);
+        last.checked_add(1).ok_or_else(|| CheckpointError::Damaged {
+            url: self.store.url_of(&format!("{folder}/{last}.json")),
+            reason: "no number comes after it".to_owned(),
+        })
+    }
+
+    /// That the object at `path` says to have the number that it is stored under.
+    pub(super) fn check_number(
+        &self,
+        path: &str,
+        number: u64,
+        said: u64,
+    ) -> Result<(), CheckpointError> {
+        if said == number {
+            return Ok(());
+        }
+        let reason = format!("it says to be number {said}");
+        Err(CheckpointError::Damaged { url: self.store.url_of(path), reason })
+    }
+
     pub(super) async fn read_json<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> Result<T, CheckpointError> {
-        let text = self.store.get(path).await?;
+        let text = self.store.get_small(path).await?;
         serde_json::from_slice(&text).map_err(|error| CheckpointError::Damaged {
             url: self.store.url_of(path),
             reason: error.to_string(),

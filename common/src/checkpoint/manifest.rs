@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::best::Evaluations;
-use super::layout::{StateLayout, TensorSpec, state_digest};
+use super::layout::{StateLayout, TensorSpec, count_slices, state_digest};
 use super::lineage::Parent;
 use super::part::PartEntry;
 use crate::config::Model;
@@ -114,6 +114,17 @@ pub enum ManifestError {
     /// No part has this slice.
     #[error("slice {0} is in no part")]
     Absent(String),
+    /// There are not enough slices for the tensors.
+    #[error("{expected} slices make up its tensors, and its parts have {found}")]
+    Few {
+        /// By the tensors' shapes.
+        expected: u64,
+        /// In all parts.
+        found: u64,
+    },
+    /// No machine could hold these tensors.
+    #[error("the shapes of its tensors are impossible")]
+    Immense,
     /// Two parts, or one twice, have this slice.
     #[error("slice {0} is in more than one place")]
     Twice(String),
@@ -191,6 +202,15 @@ impl Manifest {
 
     /// Checks that what it says holds together; says nothing about the parts' bytes.
     pub(super) fn check(&self) -> Result<(), ManifestError> {
+        let found = self.parts.iter().map(|part| part.slices.len() as u64).sum();
+        match count_slices(&self.tensors) {
+            None => return Err(ManifestError::Immense),
+            // Cutting tensors of absurd shapes would take the memory that they claim to need.
+            Some(expected) if expected > found => {
+                return Err(ManifestError::Few { expected, found });
+            }
+            Some(_) => {}
+        }
         if digest_of(&self.layout(), &self.parts)? != self.state_digest {
             return Err(ManifestError::Digest);
         }

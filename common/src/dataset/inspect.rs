@@ -47,7 +47,7 @@ impl Dataset {
         let data = match self.store.get(&shard_path(shard)).await {
             Ok(data) => data,
             Err(StoreError::NotFound { .. }) => {
-                return Ok(vec![self.mismatch(shard, "it is not there".to_owned())]);
+                return Ok(vec![self.mismatch(shard, "it is not there")]);
             }
             Err(error) => return Err(error.into()),
         };
@@ -55,19 +55,19 @@ impl Dataset {
         // Hashing works a core to the full.
         let compared =
             tokio::task::spawn_blocking(move || dataset.compare(shard, &data, &names)).await;
-        compared.map_err(|_| self.mismatch(shard, "comparing it was broken off".to_owned()))
+        compared.map_err(|_| self.mismatch(shard, "comparing it was broken off"))
     }
 
     fn compare(&self, shard: usize, data: &[u8], names: &[u8]) -> Vec<DatasetError> {
         let Some(expected) = self.index.shards.get(shard) else {
-            return vec![self.mismatch(shard, "the index does not list it".to_owned())];
+            return vec![self.mismatch(shard, "the index does not list it")];
         };
         let mut problems = Vec::new();
         if data.len() as u64 != expected.bytes {
             let detail = format!("{} bytes where the index says {}", data.len(), expected.bytes);
             problems.push(self.mismatch(shard, detail));
         } else if *blake3::hash(data).as_bytes() != expected.hash {
-            problems.push(self.mismatch(shard, "its hash differs".to_owned()));
+            problems.push(self.mismatch(shard, "its hash differs"));
         }
         let end = self.index.shards.get(shard + 1).map_or(self.index.images(), |shard| shard.first);
         for image in expected.first..end {

@@ -24,6 +24,7 @@ mod journal;
 mod names;
 mod reader;
 mod resume;
+mod shard_file;
 mod statistics;
 mod writer;
 
@@ -31,7 +32,8 @@ use serde::{Deserialize, Serialize};
 
 pub use encoding::{Encoding, RAW_BYTES};
 pub use error::DatasetError;
-pub use reader::{Dataset, Encoded};
+pub use reader::{Dataset, Encoded, Location, ShardEntry};
+pub(crate) use shard_file::ShardFile;
 pub use statistics::{PixelStatistics, PixelSums, Summary as PixelSummary};
 pub use writer::{PackWriter, Packed, Sizes};
 

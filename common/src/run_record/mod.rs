@@ -212,7 +212,7 @@ pub async fn open_or_create(
 /// [`RecordError::NoRun`], [`RecordError::Format`], [`RecordError::Damaged`] and those of the
 /// store.
 pub async fn read(store: &Store) -> Result<RunRecord, RecordError> {
-    let text = match store.get(PATH).await {
+    let text = match store.get_small(PATH).await {
         Ok(text) => text,
         Err(StoreError::NotFound { .. }) => {
             return Err(RecordError::NoRun { url: store.url().to_owned() });

@@ -83,6 +83,11 @@ impl S3 {
         settings
     }
 
+    /// Where the server keeps an object of this name, bucket and all.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub fn store(&self, prefix: &str) -> Store {
         Store::open_with(&format!("s3://{BUCKET}/{prefix}"), &self.settings()).unwrap()
     }

@@ -121,6 +121,8 @@ enum Past {
 #[derive(Debug)]
 pub struct Run {
     config: RunConfig,
+    /// Of the config as the operator gave it, which workers may have been told to expect.
+    given_digest: String,
     origin: Origin,
     checkpoints: Checkpoints,
     record: RunRecord,
@@ -177,6 +179,7 @@ pub async fn open(
     let opening = if fresh { Opening::Fresh } else { Opening::Resume };
     let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
     // Where the config leaves it open, workers are told what was decided.
+    let given_digest = config.digest();
     config.data.shuffle = record.config.data.shuffle;
     info!(
         run = config.run.name,
@@ -188,7 +191,7 @@ pub async fn open(
         classes = identity.classes,
         "run opened"
     );
-    Ok(Run { checkpoints: Checkpoints::new(store), config, origin, record, replayed })
+    Ok(Run { checkpoints: Checkpoints::new(store), config, given_digest, origin, record, replayed })
 }
 
 /// The store, if it is fit for a run.
@@ -409,7 +412,7 @@ impl Run {
             workers: cluster.workers,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
-            config_digest: config.digest(),
+            config_digest: self.given_digest.clone(),
             threads_per_lane: config.numerics.threads_per_lane,
             fingerprint,
             allow_mixed_numerics: cluster.allow_mixed_numerics,

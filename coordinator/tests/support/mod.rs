@@ -239,6 +239,7 @@ impl Worker {
             learning_rate: 0.01,
             times: Some(times),
             bytes_sent: 1000,
+            cache: None,
         }))
         .await;
     }

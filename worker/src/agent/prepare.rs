@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use convoy_common::cache::CachedDataset;
 use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout};
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::{Dataset, Split};
@@ -11,6 +12,7 @@ use convoy_common::store::Store;
 use tracing::info;
 
 use super::Settings;
+use crate::data;
 use crate::model::{self, Device, Net, Spec};
 use crate::ring::{self, Ring, RingServer};
 use crate::session::{Assignment, Welcome};
@@ -20,6 +22,8 @@ use crate::state;
 pub(super) struct Job {
     pub(super) config: RunConfig,
     pub(super) dataset: Dataset,
+    /// The same with its cache.
+    pub(super) source: CachedDataset,
     pub(super) catalogue: Arc<Checkpoints>,
     pub(super) device: Device,
     pub(super) lanes: u32,
@@ -40,7 +44,9 @@ impl Job {
     /// Opens the run's store and its data set.
     pub(super) async fn open(welcome: Welcome, settings: &Settings) -> Result<Self, Failure> {
         let Welcome { config, .. } = welcome;
-        let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
+        let dataset = Dataset::open(Store::open(&config.data.url)?)
+            .await?
+            .with_read_timeout(config.data.read_timeout);
         let catalogue = Arc::new(Checkpoints::new(Store::open(&config.run.url)?));
         info!(
             data = config.data.url,
@@ -49,7 +55,9 @@ impl Job {
             classes = dataset.classes().len(),
             "opened the data set"
         );
-        Ok(Self { config, dataset, catalogue, device: settings.device, lanes: settings.who.lanes })
+        let source = data::cached(dataset.clone(), &config).await;
+        let (device, lanes) = (settings.device, settings.who.lanes);
+        Ok(Self { config, dataset, source, catalogue, device, lanes })
     }
 
     /// What this machine computes under the run's numerics.
@@ -66,6 +74,7 @@ impl Job {
     ) -> Result<Prepared, Failure> {
         let (net, layout, shared) =
             self.load(assignment.manifest.as_deref(), assignment.lineage).await?;
+        self.source.heading_for(shared.position);
         let (net, layout, state_digest) = off_runtime(move || {
             let digest = state::digest(&net, &layout)?;
             Ok((net, layout, digest))

@@ -62,7 +62,7 @@ fn train(
         config: config.clone(),
         images: (job.dataset.len(Split::Train), job.dataset.len(Split::Validation)),
         shard_starts: job.dataset.shard_starts(Split::Train),
-        source: Arc::new(job.dataset.clone()),
+        source: Arc::new(job.source.clone()),
         rank: assignment.rank,
         world,
         net,

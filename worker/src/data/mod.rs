@@ -38,6 +38,7 @@ pub use augment::{MEAN_VALUES, STORED_SIDE};
 pub use buffers::Pixels;
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
+pub use packed::cached;
 pub use pipeline::{Pipeline, Settings};
 pub use single::single;
 pub use source::{Source, SourceError};

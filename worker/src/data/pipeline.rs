@@ -20,6 +20,9 @@ use super::queue::{Job, Queue};
 use super::source::Source;
 use super::{Microbatch, Request};
 
+/// What decoding may take beyond the longest read.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How a pipeline works; only `seed`, `side`, `pixel_scale` and
 /// `colour_sigma` touch bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +53,8 @@ impl Settings {
             prefetch: config.data.prefetch,
             side: config.model.name.input_side(),
             pixel_scale: config.model.pixel_scale,
-            timeout: config.cluster.ring_timeout,
+            // A read that is given up says more than a microbatch that does not come.
+            timeout: config.cluster.ring_timeout.max(config.data.read_timeout + GRACE),
             colour_sigma: config.data.colour_sigma,
         }
     }

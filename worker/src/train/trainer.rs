@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use convoy_common::cache::Filled;
 use convoy_common::checkpoint::{Evaluations, SharedState, Tally};
 use convoy_common::config::RunConfig;
 use convoy_common::ids::{Position, Rank};
@@ -92,6 +93,8 @@ pub struct Trainer {
     pub(super) schedule: ScheduleState,
     pub(super) position: Position,
     timetable: Timetable,
+    /// The cache of the data set at the last step's end.
+    filled: Filled,
     samples_seen: u64,
     last_loss: Option<f64>,
     evaluations: Evaluations,
@@ -112,7 +115,11 @@ impl Trainer {
             plan.log(config.train.batch, world);
         }
         let timetable = Timetable::new(&config, sampler.steps_per_epoch());
-        let wanted = requests(sampler.clone(), timetable.clone(), shared.position, rank, world);
+        let ahead = Arc::clone(&source);
+        let wanted = requests(sampler.clone(), timetable.clone(), shared.position, rank, world)
+            .inspect(move |Request { epoch, step, .. }| {
+                ahead.heading_for(Position { epoch: *epoch, step: *step });
+            });
         let pipeline = Pipeline::start(Arc::clone(&source), settings, &parts.runtime, wanted)?;
         let dropout = Dropout { seed: config.run.seed, probability: config.model.dropout };
         let lanes = Lanes::start(&net, dropout, &plan, lanes, config.numerics.threads_per_lane)?;
@@ -121,6 +128,7 @@ impl Trainer {
             rate: LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch()),
             schedule: shared.schedule,
             position: shared.position,
+            filled: source.filled().unwrap_or_default(),
             samples_seen: shared.samples_seen,
             last_loss: shared.last_loss,
             evaluations: shared.evaluations,
@@ -217,6 +225,9 @@ impl Trainer {
         let loss = total.loss / f64::from(total.samples.max(1));
         self.samples_seen += u64::from(total.samples);
         self.last_loss = Some(loss);
+        let filled = self.source.filled();
+        let cache = filled.map(|now| now.since(self.filled));
+        self.filled = filled.unwrap_or_default();
         if self.rank.0 == 0 {
             self.tell(Report::Step(StepReport {
                 position: self.position,
@@ -226,6 +237,7 @@ impl Trainer {
                 learning_rate: lr,
                 times: *times,
                 bytes_sent: *bytes_sent,
+                cache,
             }));
         }
     }

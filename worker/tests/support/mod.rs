@@ -11,7 +11,7 @@ use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
 use convoy_common::schedule::ManualDrop;
 use convoy_common::store::Store;
-use convoy_worker::data::{InMemory, Settings};
+use convoy_worker::data::{InMemory, Settings, Source};
 use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 /// Images of the training split: not a multiple of the batch, so that an epoch ends short.
 pub(crate) const TRAINING_IMAGES: u64 = 22;
 /// Five shards, as uneven as a data set's.
-const SHARD_STARTS: [u64; 5] = [0, 6, 9, 14, 21];
+pub(crate) const SHARD_STARTS: [u64; 5] = [0, 6, 9, 14, 21];
 const VALIDATION_IMAGES: u64 = 7;
 const CLASSES: usize = 3;
 
@@ -37,7 +37,8 @@ pub(crate) struct Cluster {
     /// Of the net; the images have three.
     pub(crate) classes: usize,
     runtime: Runtime,
-    source: Arc<InMemory>,
+    /// Where images come from, and the first image of each shard.
+    source: (Arc<dyn Source>, Vec<u64>),
     store: Store,
     _folder: TempDir,
     generations: u32,
@@ -108,12 +109,17 @@ impl Cluster {
             config,
             classes: CLASSES,
             runtime,
-            source: images(),
+            source: (images(), SHARD_STARTS.to_vec()),
             store,
             _folder: folder,
             generations: 0,
             drops: Vec::new(),
         }
+    }
+
+    /// From now on, images come from there: a training split in shards that begin with these.
+    pub(crate) fn read_from(&mut self, source: Arc<dyn Source>, shard_starts: Vec<u64>) {
+        self.source = (source, shard_starts);
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
@@ -230,9 +236,9 @@ impl Cluster {
         disturb(rank, &control, &ring);
         let mut trainer = Trainer::new(Parts {
             config: self.config.clone(),
-            source: self.source.clone(),
+            source: Arc::clone(&self.source.0),
             images: (TRAINING_IMAGES, VALIDATION_IMAGES),
-            shard_starts: SHARD_STARTS.to_vec(),
+            shard_starts: self.source.1.clone(),
             rank: Rank(rank),
             world,
             net,
@@ -331,7 +337,7 @@ fn connections() -> Runtime {
 pub(crate) fn calm(_: u32, _: &Arc<Control>, _: &Ring) {}
 
 /// Drawn once for all clusters of a process.
-fn images() -> Arc<InMemory> {
+pub(crate) fn images() -> Arc<InMemory> {
     static IMAGES: OnceLock<Arc<InMemory>> = OnceLock::new();
     Arc::clone(IMAGES.get_or_init(|| Arc::new(draw())))
 }
