@@ -129,8 +129,9 @@ pub(crate) fn pack(
         return Err(PrepareError::BadImage { file: bad.file.clone(), why: bad.why.clone() });
     }
     let resumed = writer.images();
-    let bytes = Split::ALL.iter().map(|&split| source.pictures(split).bytes()).sum();
-    let mut progress = Progress::over_bytes("packing", bytes, resumed);
+    let bytes: u64 = Split::ALL.iter().map(|&split| source.pictures(split).bytes()).sum();
+    let left = bytes.saturating_sub(ledger.passed_bytes);
+    let mut progress = Progress::over_bytes("packing", left, resumed);
     let ended = packing::run(
         runtime,
         &source,
