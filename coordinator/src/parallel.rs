@@ -66,17 +66,19 @@ pub(crate) fn in_order<S: Send, T: Send, E>(
 const WAITING: usize = 2;
 
 /// Takes items from `feed` on a thread of its own until it gives none, makes something of each on
-/// `threads` threads, and consumes that in order on this one.
+/// `threads` threads, and consumes that in order on this one. Each thread has a state of its own,
+/// which `init` makes.
 ///
 /// An error of `feed` comes in its turn, as the last; the first error of `consume` ends everything,
 /// once `feed` and the threads have done what they have in hand.
-pub(crate) fn pipeline<I: Send, T: Send, F: Send, E>(
+pub(crate) fn pipeline<I: Send, S, T: Send, F: Send, E>(
     threads: usize,
     mut feed: impl FnMut() -> Result<Option<I>, F> + Send,
-    make: impl Fn(I) -> Result<T, F> + Sync,
+    init: impl Fn() -> S + Sync,
+    make: impl Fn(&mut S, I) -> Result<T, F> + Sync,
     mut consume: impl FnMut(Result<T, F>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let make = &make;
+    let (init, make) = (&init, &make);
     thread::scope(|scope| {
         let mut inputs: Vec<SyncSender<Result<I, F>>> = Vec::with_capacity(threads);
         let mut outputs: Vec<Receiver<Result<T, F>>> = Vec::with_capacity(threads);
@@ -86,8 +88,9 @@ pub(crate) fn pipeline<I: Send, T: Send, F: Send, E>(
             inputs.push(input);
             outputs.push(output);
             scope.spawn(move || {
+                let mut state = init();
                 for item in items {
-                    if made.send(item.and_then(make)).is_err() {
+                    if made.send(item.and_then(|item| make(&mut state, item))).is_err() {
                         break;
                     }
                 }
@@ -128,7 +131,8 @@ mod tests {
             let outcome = pipeline(
                 threads,
                 || Ok::<_, ()>(fed.next()),
-                |item| Ok(item * 10),
+                || 10,
+                |factor, item| Ok(item * *factor),
                 |made| {
                     seen.push(made.unwrap());
                     Ok::<_, ()>(())
@@ -147,13 +151,14 @@ mod tests {
                 item => Ok(item),
             };
             let mut seen = 0;
-            let outcome = pipeline(threads, feed, Ok, |made| made.map(|_| seen += 1));
+            let outcome =
+                pipeline(threads, feed, || (), |(), item| Ok(item), |made| made.map(|_| seen += 1));
             assert_eq!((outcome, seen), (Err("feed"), 20));
-            let make = |item| if item == 7 { Err("make") } else { Ok(item) };
+            let make = |(): &mut (), item| if item == 7 { Err("make") } else { Ok(item) };
             let mut fed = 0..;
             let mut seen = 0;
             let outcome =
-                pipeline(threads, || Ok(fed.next()), make, |made| made.map(|_| seen += 1));
+                pipeline(threads, || Ok(fed.next()), || (), make, |made| made.map(|_| seen += 1));
             assert_eq!((outcome, seen), (Err("make"), 7));
         }
     }

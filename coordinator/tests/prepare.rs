@@ -93,7 +93,7 @@ fn packs_until(source: &Path, dest: &Path, count: usize) -> Process {
     process
 }
 
-/// All files below with their bytes, but for what the file system's store left half-written.
+/// All files below with their bytes.
 fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_owned()];
@@ -102,7 +102,7 @@ fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if !path.to_string_lossy().contains('#') {
+            } else {
                 let name = path.strip_prefix(root).unwrap().to_owned();
                 files.push((name, std::fs::read(path).unwrap()));
             }

@@ -6,7 +6,7 @@
 
 use fast_image_resize::Resizer;
 
-use super::geometry::{resize, scaled_size};
+use super::geometry::{centre_offset, resize, resize_part, scaled_size};
 use super::{ImageError, Kind, Limits, jpeg, png, sniff};
 
 /// Buffers beyond this are let go, so that one huge picture does not hold its memory for ever.
@@ -89,4 +89,39 @@ impl<'a> Decoded<'a> {
             }
         }
     }
+
+    /// The square of `side` pixels in the middle of what [`Self::scale`] gives, without the work for
+    /// what lies beside it. A pixel may differ by one from that, where rounding is close.
+    ///
+    /// # Errors
+    /// As [`super::shorter_side`].
+    pub fn centre_square(self, side: u32) -> Result<Picture<'a>, ImageError> {
+        let Self { decoder: Decoder { decoded, scaled, resizer }, width, height } = self;
+        let from = (width, height);
+        let to = scaled_size(width, height, side)?;
+        let (whole_width, whole_height) = to.unwrap_or(from);
+        let left = centre_offset(whole_width, side);
+        let top = centre_offset(whole_height, side);
+        if to.is_some() {
+            let part = Part { whole: (whole_width, whole_height), left, top, side };
+            resize_part(resizer, decoded, from, part, scaled)?;
+        } else {
+            let (row, square) = (width as usize * 3, side as usize * 3);
+            scaled.clear();
+            for line in decoded.chunks_exact(row).skip(top as usize).take(side as usize) {
+                scaled.extend_from_slice(&line[left as usize * 3..][..square]);
+            }
+        }
+        Ok(Picture { width: side, height: side, pixels: scaled })
+    }
+}
+
+/// A square of a scaled picture.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Width and height that the whole picture is scaled to.
+    pub(super) whole: (u32, u32),
+    pub(super) left: u32,
+    pub(super) top: u32,
+    pub(super) side: u32,
 }

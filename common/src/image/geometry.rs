@@ -8,6 +8,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
+use super::decoder::Part;
 use super::{ImageError, Limits, Rgb8};
 
 /// Scales so that the shorter side is 256 and the aspect ratio is kept; the identity if it is 256.
@@ -60,13 +61,45 @@ pub(super) fn resize(
     to: (u32, u32),
     scaled: &mut Vec<u8>,
 ) -> Result<(), ImageError> {
+    convolve(resizer, pixels, from, to, options(), scaled)
+}
+
+/// Scales as [`resize`] does to the size of the whole, but makes the part alone.
+pub(super) fn resize_part(
+    resizer: &mut Resizer,
+    pixels: &[u8],
+    from: (u32, u32),
+    part: Part,
+    scaled: &mut Vec<u8>,
+) -> Result<(), ImageError> {
+    // Pixels of the picture for one of the scaled picture; the part's edges, in these, lie within.
+    let ratio = |from: u32, whole: u32| f64::from(from) / f64::from(whole);
+    let (across, down) = (ratio(from.0, part.whole.0), ratio(from.1, part.whole.1));
+    let (left, top) = (f64::from(part.left) * across, f64::from(part.top) * down);
+    let width = (f64::from(part.side) * across).min(f64::from(from.0) - left);
+    let height = (f64::from(part.side) * down).min(f64::from(from.1) - top);
+    let options = options().crop(left, top, width, height);
+    convolve(resizer, pixels, from, (part.side, part.side), options, scaled)
+}
+
+fn options() -> ResizeOptions {
+    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+}
+
+fn convolve(
+    resizer: &mut Resizer,
+    pixels: &[u8],
+    from: (u32, u32),
+    to: (u32, u32),
+    options: ResizeOptions,
+    scaled: &mut Vec<u8>,
+) -> Result<(), ImageError> {
     let corrupt = |error: &dyn std::fmt::Display| ImageError::Corrupt { detail: error.to_string() };
     scaled.resize(to.0 as usize * to.1 as usize * 3, 0);
     let from = TypedImageRef::<U8x3>::from_buffer(from.0, from.1, pixels)
         .map_err(|error| corrupt(&error))?;
     let mut to = TypedImage::<U8x3>::from_buffer(to.0, to.1, scaled.as_mut_slice())
         .map_err(|error| corrupt(&error))?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     resizer.resize_typed(&from, &mut to, &options).map_err(|error| corrupt(&error))
 }
 

@@ -225,6 +225,27 @@ fn the_shorter_side_becomes_256_and_the_longer_follows() {
     assert!(matches!(outcome, Err(ImageError::TooNarrow { .. })));
 }
 
+#[test]
+fn the_square_alone_is_the_middle_of_the_whole_scaled_picture() {
+    let mut decoder = Decoder::new();
+    for (width, height) in
+        [(500, 375), (375, 500), (256, 300), (301, 256), (256, 256), (90, 61), (1, 1), (700, 2000)]
+    {
+        let mut image = smooth(width, height);
+        let noise = |at: usize| (at.wrapping_mul(2_654_435_761) >> 13) as u8 % 40;
+        let noisy = image.pixels.iter().enumerate().map(|(at, it)| it.saturating_sub(noise(at)));
+        image.pixels = noisy.collect();
+        let bytes = png(&image);
+        let expected = centre_crop(&shorter_side_256(image).unwrap(), 256).unwrap();
+        let square = decoder.decode(&bytes).unwrap().centre_square(256).unwrap();
+        assert_eq!((square.width, square.height), (256, 256));
+        let differences = square.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b));
+        assert!(differences.clone().max() <= Some(1), "{width}x{height}");
+        let ones: usize = differences.map(usize::from).sum();
+        assert!(ones <= expected.pixels.len() / 200, "{width}x{height}: {ones} values differ");
+    }
+}
+
 /// Reduction by 2 with a triangle of support 2: weights 1/8, 3/8, 3/8, 1/8, renormalised where the
 /// picture ends (3/7, 3/7, 1/7); so says the filter's definition.
 #[test]

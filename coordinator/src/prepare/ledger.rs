@@ -46,6 +46,8 @@ pub(super) struct Ledger {
     labels: HashMap<Arc<str>, u16>,
     classes: Vec<Arc<str>>,
     pub(super) skipped: Vec<Skipped>,
+    /// Bytes of the source that were gone through before.
+    pub(super) passed_bytes: u64,
     /// Files passed over in the splits before.
     ignored: u64,
     /// Files passed over in this split.
@@ -63,6 +65,7 @@ impl Ledger {
             labels: HashMap::new(),
             classes: Vec::new(),
             skipped: Vec::new(),
+            passed_bytes: 0,
             ignored: 0,
             ignored_here: 0,
             noted_classes: 0,
@@ -91,11 +94,13 @@ impl Ledger {
         ledger.ignored = last.ignored;
         if last.validation {
             ledger.split = Split::Validation;
+            ledger.passed_bytes = source.pictures(Split::Train).bytes();
         }
         let mut entries = source.pictures(ledger.split).entries()?;
         while ledger.entries < last.entries {
             let entry = entries.next(&|_| false)?.ok_or(PrepareError::SourceChanged)?;
             ledger.see(&entry);
+            ledger.passed_bytes += entry.weight;
         }
         if ledger.seen().to_hex().as_str() != last.seen {
             return Err(PrepareError::SourceChanged);

@@ -13,6 +13,7 @@
 
 mod error;
 mod ledger;
+mod leftovers;
 mod packing;
 mod picture;
 mod plan;
@@ -128,8 +129,9 @@ pub(crate) fn pack(
         return Err(PrepareError::BadImage { file: bad.file.clone(), why: bad.why.clone() });
     }
     let resumed = writer.images();
-    let bytes = Split::ALL.iter().map(|&split| source.pictures(split).bytes()).sum();
-    let mut progress = Progress::over_bytes("packing", bytes, resumed);
+    let bytes: u64 = Split::ALL.iter().map(|&split| source.pictures(split).bytes()).sum();
+    let left = bytes.saturating_sub(ledger.passed_bytes);
+    let mut progress = Progress::over_bytes("packing", left, resumed);
     let ended = packing::run(
         runtime,
         &source,
@@ -148,6 +150,7 @@ pub(crate) fn pack(
     let (classes, labels) = ledger.sorted(&source);
     let note = ledger.note();
     let packed = runtime.block_on(writer.finish_as(&classes, &labels, note))?;
+    leftovers::remove(store);
     let elapsed = progress.finish();
     let (ignored, skipped) = (ledger.ignored(), ledger.skipped);
     Ok(Outcome::Packed(Report {

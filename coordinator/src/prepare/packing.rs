@@ -13,7 +13,7 @@ use convoy_common::shutdown::Shutdown;
 use tokio::runtime::Runtime;
 
 use super::ledger::Ledger;
-use super::picture::{Made, Recipe};
+use super::picture::{Made, Maker, Recipe};
 use super::source::{Content, Entries, Entry, Source};
 use super::{OnBadImage, PrepareError, Settings};
 use crate::parallel;
@@ -69,7 +69,8 @@ pub(super) fn run(
     let outcome = parallel::pipeline(
         settings.threads,
         || feeder.next(),
-        |chunk| make(recipe, chunk),
+        || Maker::new(recipe),
+        make,
         |chunk| {
             if let Some(request) = shutdown.request() {
                 stopped = Some(request.reason);
@@ -133,7 +134,7 @@ impl Feeder<'_> {
     }
 }
 
-fn make(recipe: Recipe, chunk: Chunk) -> Result<MadeChunk, PrepareError> {
+fn make(maker: &mut Maker, chunk: Chunk) -> Result<MadeChunk, PrepareError> {
     let Chunk { split, entries, ignored } = chunk;
     let mut sums = PixelSums::default();
     let entries = entries
@@ -141,7 +142,7 @@ fn make(recipe: Recipe, chunk: Chunk) -> Result<MadeChunk, PrepareError> {
         .map(|mut entry| {
             let content = std::mem::replace(&mut entry.content, Content::Passed);
             let sums = (split == Split::Train).then_some(&mut sums);
-            let made = recipe.make(content, sums)?;
+            let made = maker.make(content, sums)?;
             Ok((entry, made))
         })
         .collect::<Result<Vec<_>, PrepareError>>()?;

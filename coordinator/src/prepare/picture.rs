@@ -5,9 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use convoy_common::dataset::{Encoding, PixelSums, SIDE};
-use convoy_common::image::{
-    Chroma, ImageError, Rgb8, centre_crop, decode, encode_jpeg, shorter_side_256,
-};
+use convoy_common::image::{Chroma, Decoder, ImageError, Rgb8, encode_jpeg};
 use convoy_common::store::StoreError;
 
 use super::PrepareError;
@@ -32,13 +30,25 @@ pub(super) struct Recipe {
     pub(super) quality: u8,
 }
 
-impl Recipe {
+/// One thread's means to make pictures: buffers that serve for one after the other.
+pub(super) struct Maker {
+    recipe: Recipe,
+    decoder: Decoder,
+    /// `256 x 256 x 3`, what training sees of the last picture.
+    square: Vec<u8>,
+}
+
+impl Maker {
+    pub(super) fn new(recipe: Recipe) -> Self {
+        Self { recipe, decoder: Decoder::new(), square: Vec::new() }
+    }
+
     /// Makes one picture, and adds its pixels to `sums`.
     ///
     /// # Errors
     /// A store that fails; what is wrong with the picture is no error here.
     pub(super) fn make(
-        &self,
+        &mut self,
         content: Content,
         sums: Option<&mut PixelSums>,
     ) -> Result<Made, PrepareError> {
@@ -50,30 +60,34 @@ impl Recipe {
             Content::Passed => Err("was not read".to_owned()),
         };
         let made = bytes.and_then(|bytes| {
-            let square = square(&bytes).map_err(|error| error.to_string())?;
-            let packed = match self.encoding {
-                Encoding::Jpeg256 => encode_jpeg(&square, self.quality, Chroma::Quarter)
-                    .map_err(|error| error.to_string())?,
+            self.cut(&bytes).map_err(|error| error.to_string())?;
+            let packed = match self.recipe.encoding {
+                Encoding::Jpeg256 => self.encoded().map_err(|error| error.to_string())?,
                 Encoding::Original => bytes,
-                Encoding::Raw256 => {
-                    if let Some(sums) = sums {
-                        sums.add(&square.pixels);
-                    }
-                    return Ok(square.pixels);
-                }
+                Encoding::Raw256 => self.square.clone(),
             };
             if let Some(sums) = sums {
-                sums.add(&square.pixels);
+                sums.add(&self.square);
             }
             Ok(packed)
         });
         Ok(made.map_or_else(Made::Unusable, Made::Picture))
     }
-}
 
-/// The 256x256 pixels that training sees.
-fn square(bytes: &[u8]) -> Result<Rgb8, ImageError> {
-    centre_crop(&shorter_side_256(decode(bytes)?)?, SIDE)
+    /// Makes the square of a picture: the middle of it when its shorter side is 256.
+    fn cut(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        let picture = self.decoder.decode(bytes)?.centre_square(SIDE)?;
+        self.square.clear();
+        self.square.extend_from_slice(picture.pixels);
+        Ok(())
+    }
+
+    fn encoded(&mut self) -> Result<Vec<u8>, ImageError> {
+        let square = Rgb8::new(SIDE, SIDE, std::mem::take(&mut self.square))?;
+        let encoded = encode_jpeg(&square, self.recipe.quality, Chroma::Quarter);
+        self.square = square.pixels;
+        encoded
+    }
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {

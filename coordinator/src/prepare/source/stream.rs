@@ -41,7 +41,12 @@ pub(super) struct Stream {
 
 enum Origin {
     Local { file: File, block: usize },
-    Remote { remote: Remote, ahead: Option<Ahead> },
+    Remote(Box<Fetching>),
+}
+
+struct Fetching {
+    remote: Remote,
+    ahead: Option<Ahead>,
 }
 
 struct Ahead {
@@ -72,7 +77,9 @@ impl Stream {
                 let file = Place::open_local(path).map_err(|source| place.unreadable(source))?;
                 Origin::Local { file, block }
             }
-            Place::Remote(remote) => Origin::Remote { remote: remote.clone(), ahead: None },
+            Place::Remote(remote) => {
+                Origin::Remote(Box::new(Fetching { remote: remote.clone(), ahead: None }))
+            }
         };
         Ok(Self {
             origin,
@@ -98,7 +105,8 @@ impl Stream {
                 buffer.truncate(read);
                 buffer.into()
             }
-            Origin::Remote { remote, ahead } => {
+            Origin::Remote(fetching) => {
+                let Fetching { remote, ahead } = fetching.as_mut();
                 let fetch = |range: Range<u64>| {
                     let store = remote.store.clone();
                     async move { store.get_range("", range).await }

@@ -77,7 +77,8 @@ fn each_encoding_holds_the_same_squares_under_the_same_mean() {
         assert_eq!(original.bytes, file);
         let square = convoy_common::image::shorter_side_256(decode(&file).unwrap()).unwrap();
         let square = convoy_common::image::centre_crop(&square, 256).unwrap();
-        assert_eq!(raw.bytes, square.pixels);
+        let differences = raw.bytes.iter().zip(&square.pixels).map(|(a, b)| a.abs_diff(*b));
+        assert!(raw.bytes.len() == square.pixels.len() && differences.max() <= Some(1));
         let decoded = decode(&jpeg.bytes).unwrap();
         let difference = decoded.pixels.iter().zip(&square.pixels).map(|(a, b)| a.abs_diff(*b));
         assert!(difference.max() < Some(24));
