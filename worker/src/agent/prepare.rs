@@ -59,6 +59,7 @@ impl Job {
             training_images = dataset.len(Split::Train),
             validation_images = dataset.len(Split::Validation),
             classes = dataset.classes().len(),
+            order = config.data.shuffle.as_str(),
             "opened the data set"
         );
         let source = data::cached(dataset.clone(), &config).await;
