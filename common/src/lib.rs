@@ -4,6 +4,7 @@
 //! generator and the sampler, the learning-rate schedule, the data set's format, the object store,
 //! the checkpoint protocol, and the wire types with their settings.
 
+pub mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod dataset;

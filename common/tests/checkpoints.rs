@@ -201,23 +201,84 @@ async fn restoring_takes_the_newest_good_one_and_says_what_it_skipped() {
     let newer = write(&checkpoints, 30, 1, Term(1)).await;
     let mut text: serde_json::Value =
         serde_json::from_slice(&store.get(&newer.path()).await.unwrap()).unwrap();
-    text["format"] = 2.into();
+    text["format"] = 99.into();
     store.put(&newer.path(), text.to_string().into()).await.unwrap();
     let torn = write(&checkpoints, 40, 1, Term(1)).await;
-    store.put(&torn.path(), Bytes::from_static(b"{\"format\": 1,")).await.unwrap();
+    store.put(&torn.path(), Bytes::from_static(b"{\"format\": 2,")).await.unwrap();
 
     let search = checkpoints.newest_good(Lineage(1)).await.unwrap();
     assert_eq!(search.found.unwrap(), (good.path(), good));
     let reasons: Vec<String> = search.skipped.iter().map(|it| it.reason.to_string()).collect();
     assert_eq!(reasons.len(), 3);
     assert!(reasons[0].contains("is damaged"), "{reasons:?}");
-    assert!(reasons[1].contains("has format 2, this version of Convoy reads format 1"));
+    assert!(reasons[1].contains("has format 99, this version of Convoy reads format 2"));
     assert!(reasons[2].contains("is missing"));
 
     let listing = checkpoints.list().await.unwrap();
     let steps: Vec<u64> = listing.checkpoints.iter().map(|it| it.global_step).collect();
     assert_eq!(steps, [20, 10]);
     assert_eq!(listing.skipped.len(), 2);
+}
+
+/// Every number, text and truth value below `value`, as paths of keys.
+fn leaves(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(key, it)| leaves(it, &format!("{at}/{key}"), found));
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, it)| leaves(it, &format!("{at}/{i}"), found));
+        }
+        serde_json::Value::Null => {}
+        _ => found.push(at.to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn no_field_of_a_manifest_can_be_altered_unseen() {
+    use serde_json::Value;
+    let (_folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    let manifest = write_evaluated(&checkpoints, 10, 2, Term(1), Some(7)).await;
+    let text: Value = serde_json::from_slice(&store.get(&manifest.path()).await.unwrap()).unwrap();
+    let mut fields = Vec::new();
+    leaves(&text, "", &mut fields);
+    assert!(fields.len() > 40 && fields.contains(&"/shared/position/step".to_owned()));
+    for field in fields {
+        let mut altered = text.clone();
+        let value = altered.pointer_mut(&field).unwrap();
+        *value = match &*value {
+            Value::Bool(it) => Value::Bool(!it),
+            Value::Number(it) if it.is_u64() => (it.as_u64().unwrap() + 1).into(),
+            Value::Number(it) => (it.as_f64().unwrap() * 1.5).into(),
+            it => format!("{}0", it.as_str().unwrap()).into(),
+        };
+        store.put(&manifest.path(), altered.to_string().into()).await.unwrap();
+        let read = checkpoints.read(&manifest.path()).await;
+        assert!(read.is_err(), "{field} was altered and nobody saw it");
+    }
+}
+
+#[tokio::test]
+async fn what_is_pruned_during_a_search_is_no_bad_checkpoint() {
+    let (_folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    write(&checkpoints, 10, 1, Term(1)).await;
+    for step in 2..12 {
+        let (writer, reader) = (checkpoints.clone(), checkpoints.clone());
+        let writes = async move {
+            write(&writer, step * 10, 1, Term(1)).await;
+            writer.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
+        };
+        let reads = async move {
+            for _ in 0..8 {
+                let search = reader.newest_good(Lineage(1)).await.unwrap();
+                assert!(search.found.is_some() && search.skipped.is_empty(), "{search:?}");
+                assert!(reader.list().await.unwrap().skipped.is_empty());
+            }
+        };
+        tokio::join!(writes, reads);
+    }
 }
 
 #[tokio::test]
@@ -353,8 +414,10 @@ async fn pruning_never_takes_the_newest_good_one() {
     let mut bytes = store.get(&path).await.unwrap().to_vec();
     bytes[1000] ^= 1;
     store.put(&path, bytes.into()).await.unwrap();
+    let prunable = checkpoints.prunable(Lineage(1), keep_last(1)).await.unwrap();
     let pruned = checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
     assert_eq!(pruned.removed, ["checkpoints/1/000000000010/manifest.json"]);
+    assert_eq!(pruned.removed, prunable);
     let found = checkpoints.newest_good(Lineage(1)).await.unwrap().found.unwrap();
     assert_eq!(found.1.shared.global_step, 20);
 }

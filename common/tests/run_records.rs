@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use convoy_common::config::{Decay, RunConfig};
+use convoy_common::config::{CacheFolder, Decay, RunConfig, Shuffle};
 use convoy_common::failure::{Explain as _, Failure};
 use convoy_common::run_record::{self, Opening, RecordError};
 use convoy_common::store::Store;
-use support::{config, dataset, folder};
+use support::{S3, config, dataset, folder};
 
 async fn open(store: &Store, config: &RunConfig, mode: Opening) -> Result<String, RecordError> {
     run_record::open_or_create(store, config, &dataset(), mode).await.map(|it| it.run_id)
@@ -34,6 +36,9 @@ async fn settings_that_leave_the_bits_alone_may_change() {
     other.run.url = "s3://elsewhere/run".to_owned();
     other.data.url = "s3://elsewhere/data".to_owned();
     other.data.prefetch = 9;
+    other.data.cache = CacheFolder::Off;
+    other.data.cache_size = 1 << 20;
+    other.data.read_timeout = Duration::from_secs(7);
     other.cluster.workers = 5;
     other.log.every_steps = 1;
     other.checkpoint.keep_last = 1;
@@ -50,6 +55,8 @@ async fn every_forbidden_change_is_in_the_diff() {
     let mut other = config();
     other.run.seed = 8;
     other.model.groups = 1;
+    other.data.shuffle = Shuffle::Window;
+    other.data.shuffle_window = 5;
     other.train.batch = 256;
     other.train.lr = 0.02;
     other.numerics.microbatch = 16;
@@ -61,6 +68,8 @@ async fn every_forbidden_change_is_in_the_diff() {
         run_record::open_or_create(&store, &other, &data, Opening::Resume).await.unwrap_err();
     let text = Failure::from(error).to_string();
     for line in [
+        "data.shuffle: was \"full\", now \"window\"",
+        "data.shuffle_window: was 16, now 5",
         "dataset.digest: was \"d1\", now \"d2\"",
         "model.groups: was 2, now 1",
         "numerics.microbatch: was 32, now 16",
@@ -74,6 +83,56 @@ async fn every_forbidden_change_is_in_the_diff() {
     }
     assert!(!text.contains("cluster"), "{text}");
     assert!(text.contains("hint: set them back"), "{text}");
+}
+
+#[tokio::test]
+async fn a_shuffle_that_is_left_open_is_the_recorded_one() {
+    for recorded in [Shuffle::Full, Shuffle::Window] {
+        let (_folder, store) = folder();
+        let mut config = config();
+        config.data.shuffle = recorded;
+        let first = open(&store, &config, Opening::Resume).await.unwrap();
+        config.data.shuffle = Shuffle::Auto;
+        assert_eq!(open(&store, &config, Opening::Resume).await.unwrap(), first);
+        assert_eq!(run_record::read(&store).await.unwrap().config.data.shuffle, recorded);
+    }
+}
+
+#[tokio::test]
+async fn a_record_says_how_images_are_shuffled_even_where_the_config_does_not() {
+    let (_folder, store) = folder();
+    let mut config = config();
+    config.data.shuffle = Shuffle::Auto;
+    open(&store, &config, Opening::Fresh).await.unwrap();
+    assert_eq!(run_record::read(&store).await.unwrap().config.data.shuffle, Shuffle::Full);
+}
+
+#[tokio::test]
+async fn images_are_shuffled_within_a_window_where_the_cache_cannot_hold_the_data_set() {
+    let s3 = S3::start().await;
+    let data = s3.store("data");
+    for shard in ["shards/00000.convoy", "shards/00001.convoy"] {
+        data.put(shard, Bytes::from(vec![7; 3000])).await.unwrap();
+    }
+    let mut wanted = config().data;
+    wanted.shuffle = Shuffle::Auto;
+    wanted.cache = CacheFolder::Auto;
+    for (cache_size, shuffle) in [(6000, Shuffle::Full), (5999, Shuffle::Window)] {
+        wanted.cache_size = cache_size;
+        let decision = run_record::decide_shuffle(&wanted, &data).await.unwrap();
+        assert_eq!((decision.shuffle, decision.data_bytes), (shuffle, Some(6000)));
+    }
+    // What the user says counts, and without a cache there is nothing to keep small.
+    wanted.cache = CacheFolder::Off;
+    let decision = run_record::decide_shuffle(&wanted, &data).await.unwrap();
+    assert_eq!(decision.shuffle, Shuffle::Full, "{}", decision.reason);
+    wanted.shuffle = Shuffle::Window;
+    let (_folder, folder) = folder();
+    let decision = run_record::decide_shuffle(&wanted, &folder).await.unwrap();
+    assert_eq!(decision.shuffle, Shuffle::Window);
+    wanted.shuffle = Shuffle::Auto;
+    let decision = run_record::decide_shuffle(&wanted, &folder).await.unwrap();
+    assert_eq!(decision.shuffle, Shuffle::Full, "{}", decision.reason);
 }
 
 #[tokio::test]

@@ -130,6 +130,24 @@ async fn wrong_credentials_are_named() {
 }
 
 #[tokio::test]
+async fn a_store_that_ignores_conditions_is_found_out_and_can_be_used_without() {
+    let server = S3::start_without_conditions().await;
+    let store = server.store("x");
+    let error = store.probe().await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFenced { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("--unfenced"));
+    assert_eq!(error.exit_code(), exit::BAD_INPUT);
+    assert_eq!(store.list("").await.unwrap(), [], "the probe cleans up after itself");
+
+    let store = store.unfenced();
+    store.create("term", Bytes::from_static(b"one")).await.unwrap();
+    store.create("term", Bytes::from_static(b"one")).await.unwrap();
+    let second = store.create("term", Bytes::from_static(b"two")).await.unwrap_err();
+    assert!(matches!(second, StoreError::Exists { .. }), "{second}");
+    assert_eq!(store.get("term").await.unwrap(), "one");
+}
+
+#[tokio::test]
 async fn a_missing_bucket_is_named() {
     let server = S3::start().await;
     let store = Store::open_with("s3://no-such-bucket/x", &server.settings()).unwrap();

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
-use crate::commands::{check, checkpoints, launch, lr, prepare, serve, status, stop, synthesize};
+use crate::commands::{
+    check, checkpoints, dataset, launch, lr, prepare, serve, status, stop, synthesize,
+};
 
 /// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
 #[derive(Debug, Parser)]
@@ -20,6 +22,7 @@ enum Command {
     Launch(launch::Args),
     Serve(serve::Args),
     Prepare(prepare::Args),
+    Dataset(dataset::Args),
     Synthesize(synthesize::Args),
     Check(check::Args),
     Checkpoints(checkpoints::Args),
@@ -34,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Launch(args) => launch::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Prepare(args) => prepare::run(args),
+        Command::Dataset(args) => dataset::run(args),
         Command::Synthesize(args) => synthesize::run(args),
         Command::Check(args) => check::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),

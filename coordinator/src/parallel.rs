@@ -2,7 +2,8 @@
 //!
 //! Thread `t` of `T` does the items t, t + T, t + 2T, ... and hands them over through a bounded
 //! channel of its own; the caller takes from the channels in turn. So the order never depends on
-//! the threads, and what is finished but not yet taken is bounded.
+//! the threads, and what is finished but not yet taken is bounded. In a [`pipeline`] the items too
+//! come from a thread, in turn through a bounded channel for each.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -61,9 +62,101 @@ pub(crate) fn in_order<S: Send, T: Send, E>(
     })
 }
 
+/// Items that wait before and behind each thread of a pipeline.
+const WAITING: usize = 2;
+
+/// Takes items from `feed` on a thread of its own until it gives none, makes something of each on
+/// `threads` threads, and consumes that in order on this one.
+///
+/// An error of `feed` comes in its turn, as the last; the first error of `consume` ends everything,
+/// once `feed` and the threads have done what they have in hand.
+pub(crate) fn pipeline<I: Send, T: Send, F: Send, E>(
+    threads: usize,
+    mut feed: impl FnMut() -> Result<Option<I>, F> + Send,
+    make: impl Fn(I) -> Result<T, F> + Sync,
+    mut consume: impl FnMut(Result<T, F>) -> Result<(), E>,
+) -> Result<(), E> {
+    let make = &make;
+    thread::scope(|scope| {
+        let mut inputs: Vec<SyncSender<Result<I, F>>> = Vec::with_capacity(threads);
+        let mut outputs: Vec<Receiver<Result<T, F>>> = Vec::with_capacity(threads);
+        for _ in 0..threads.max(1) {
+            let (input, items) = sync_channel::<Result<I, F>>(WAITING);
+            let (made, output) = sync_channel(WAITING);
+            inputs.push(input);
+            outputs.push(output);
+            scope.spawn(move || {
+                for item in items {
+                    if made.send(item.and_then(make)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        scope.spawn(move || {
+            for number in 0.. {
+                let item = match feed() {
+                    Ok(Some(item)) => Ok(item),
+                    Ok(None) => break,
+                    Err(error) => Err(error),
+                };
+                let last = item.is_err();
+                if inputs[number % inputs.len()].send(item).is_err() || last {
+                    break;
+                }
+            }
+        });
+        for number in 0.. {
+            // Nothing more comes in the turn of a thread whose items have ended, or that panicked,
+            // which the scope passes on.
+            let Ok(made) = outputs[number % outputs.len()].recv() else { break };
+            consume(made)?;
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipeline_keeps_the_order_whatever_the_number_of_threads() {
+        for threads in [1, 2, 3, 7] {
+            let mut fed = 0..50;
+            let mut seen = Vec::new();
+            let outcome = pipeline(
+                threads,
+                || Ok::<_, ()>(fed.next()),
+                |item| Ok(item * 10),
+                |made| {
+                    seen.push(made.unwrap());
+                    Ok::<_, ()>(())
+                },
+            );
+            assert_eq!((outcome, seen), (Ok(()), (0..50).map(|it| it * 10).collect()));
+        }
+    }
+
+    #[test]
+    fn errors_of_a_pipeline_come_in_their_turn_and_end_it() {
+        for threads in [1, 3] {
+            let mut fed = 0..;
+            let feed = || match fed.next() {
+                Some(20) => Err("feed"),
+                item => Ok(item),
+            };
+            let mut seen = 0;
+            let outcome = pipeline(threads, feed, Ok, |made| made.map(|_| seen += 1));
+            assert_eq!((outcome, seen), (Err("feed"), 20));
+            let make = |item| if item == 7 { Err("make") } else { Ok(item) };
+            let mut fed = 0..;
+            let mut seen = 0;
+            let outcome =
+                pipeline(threads, || Ok(fed.next()), make, |made| made.map(|_| seen += 1));
+            assert_eq!((outcome, seen), (Err("make"), 7));
+        }
+    }
 
     #[test]
     fn items_come_in_order_and_each_once_whatever_the_number_of_threads() {

@@ -10,7 +10,7 @@ use convoy_common::exit;
 use convoy_common::ids::{Lineage, Position};
 use convoy_common::pb::{self, FinishCause};
 use convoy_common::schedule::AppliedDrop;
-use convoy_coordinator::ledger::{self, Origin};
+use convoy_coordinator::ledger::{self, Fencing, Origin};
 use convoy_coordinator::machine::Ending;
 use pb::coordinator_message::Kind as Out;
 use support::{Place, SOON, Server, Worker, hello, layout, training};
@@ -500,7 +500,7 @@ async fn a_replay_hands_out_the_log_of_the_other_run_and_refuses_other_settings(
     let replay = || Origin::Replay(url.clone());
 
     let other = place.config(&[&new_url, "train.lr=0.5"]);
-    let error = ledger::open(other, replay()).await.unwrap_err();
+    let error = ledger::open(other, replay(), Fencing::Required).await.unwrap_err();
     assert!(error.to_string().contains("train.lr: was 0.01, now 0.5"), "{error}");
 
     let config = place.config(&[&new_url, "cluster.workers=1"]);
@@ -511,6 +511,6 @@ async fn a_replay_hands_out_the_log_of_the_other_run_and_refuses_other_settings(
     let expected = pb::Directive { number: 1, divide_by: 10.0, at: recorded };
     assert_eq!(only.assignment().directives, [expected]);
 
-    let error = ledger::open(config, replay()).await.unwrap_err();
+    let error = ledger::open(config, replay(), Fencing::Required).await.unwrap_err();
     assert!(error.to_string().contains("a run exists already"), "{error}");
 }

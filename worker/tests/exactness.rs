@@ -5,14 +5,21 @@
 //! and each variant has bits of its own, which must be the same for any number of ranks and lanes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+#[path = "../../common/tests/support/mod.rs"]
+mod remote;
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use convoy_common::cache::CachedDataset;
 use convoy_common::checkpoint::Manifest;
+use convoy_common::config::CacheFolder;
+use convoy_common::dataset::{Dataset, PackWriter, PixelStatistics, Sizes, Split};
 use convoy_common::ids::Position;
+use convoy_common::store::Store;
+use convoy_worker::data;
 use convoy_worker::model::Net;
 use convoy_worker::state;
 use convoy_worker::train::{Fault, Moment, TrainError};
@@ -22,7 +29,7 @@ use support::{Cluster, Kill, Lived, calm};
 const STEPS: u64 = 4;
 
 /// Numerics under which the promise must hold; a new kind of numerics is one more line.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 10] = [
     &["numerics.head_exchange=factors"],
     &["numerics.head_exchange=gradients"],
     &["numerics.head_exchange=gradients", "numerics.block=2"],
@@ -33,6 +40,8 @@ const VARIANTS: [&[&str]; 9] = [
     &["numerics.precision=bf16"],
     &["model.name=alexnet-bn", "numerics.head_exchange=gradients"],
     &["model.name=alexnet-owt", "train.optimizer=lars", "train.lr=1.0"],
+    // Three groups of five small shards.
+    &["data.shuffle=window", "data.shuffle_window=2"],
 ];
 
 /// Clusters by the lanes of their ranks; the last one has more ranks than microbatches.
@@ -104,7 +113,11 @@ fn any_number_of_workers_and_lanes_comes_to_the_same_bits_after_every_step() {
 #[test]
 fn a_run_stopped_at_any_step_goes_on_with_the_same_bits_on_another_number_of_workers() {
     let worlds: [&[u32]; 4] = [&[1, 1, 1], &[2], &[1, 1, 1, 1], &[1, 2]];
-    for variant in [&["numerics.head_exchange=factors"], &["numerics.head_exchange=gradients"]] {
+    for variant in [
+        &["numerics.head_exchange=factors"],
+        &["numerics.head_exchange=gradients"],
+        &["data.shuffle=window"],
+    ] {
         let (expected, _) = train(&mut cluster(variant, STEPS), &[1], None);
         for stop in 1..STEPS {
             let (before, after) = (worlds[stop as usize % 4], worlds[(stop as usize + 1) % 4]);
@@ -117,6 +130,73 @@ fn a_run_stopped_at_any_step_goes_on_with_the_same_bits_on_another_number_of_wor
             assert_eq!(found, expected, "{variant:?}: {before:?}, at step {stop} {after:?}");
         }
     }
+}
+
+/// Packs the drawn images into shards of a few each.
+async fn pack(store: Store) {
+    let images = support::images();
+    let bytes = images.train.iter().map(|image| image.bytes.len() as u64).max().unwrap();
+    let mut writer = PackWriter::start(store, Sizes { shard: 5 * bytes }).await.unwrap();
+    for (split, images) in [(Split::Train, &images.train), (Split::Validation, &images.validation)]
+    {
+        for (number, image) in images.iter().enumerate() {
+            let name = format!("{number}.jpg");
+            writer.append(split, image.label, &name, &image.bytes).await.unwrap();
+        }
+    }
+    let classes = ["class-0", "class-1", "class-2"].map(str::to_owned);
+    writer.finish(&classes, &PixelStatistics::default().summary()).await.unwrap();
+}
+
+#[test]
+fn the_bits_are_those_of_the_folder_whether_images_come_from_a_bucket_or_a_cold_or_a_warm_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = tokio::runtime::Runtime::new().unwrap();
+    let local = Store::open(folder.path().join("data").to_str().unwrap()).unwrap();
+    let bucket = there.block_on(async {
+        let s3 = remote::S3::start().await;
+        pack(local.clone()).await;
+        pack(s3.store("data")).await;
+        s3
+    });
+    for shuffle in [&["data.shuffle=full"][..], &["data.shuffle=window", "data.shuffle_window=2"]] {
+        // Two epochs and a bit, with evaluations in between and at the end.
+        let run = |lanes: &[u32], store: Store, cache: Option<(&str, u64)>| {
+            let mut cluster = cluster(shuffle, 7);
+            cluster.config.evaluation.every_epochs = 1;
+            if let Some((name, bytes)) = cache {
+                let path = folder.path().join(shuffle[0]).join(name);
+                cluster.config.data.cache = CacheFolder::Folder(path.display().to_string());
+                cluster.config.data.cache_size = bytes;
+            } else {
+                cluster.config.data.cache = CacheFolder::Off;
+            }
+            let source: CachedDataset = there.block_on(async {
+                data::cached(Dataset::open(store).await.unwrap(), &cluster.config).await
+            });
+            let starts = source.dataset().shard_starts(Split::Train);
+            assert!(starts.len() >= 4, "{starts:?}");
+            cluster.read_from(Arc::new(source.clone()), starts);
+            let (digests, lived) = train(&mut cluster, lanes, None);
+            let evaluations = lived[0].evaluations.iter().map(|it| it.loss.to_bits()).collect();
+            let of = digests.into_values().collect::<Vec<_>>();
+            let filled = source.filled();
+            drop((cluster, source));
+            ((of, evaluations), filled)
+        };
+        let (expected, _): ((Vec<String>, Vec<u64>), _) = run(&[1], local.clone(), None);
+        assert_eq!((expected.0.len(), expected.1.len()), (7, 3));
+        let remote = || bucket.store("data");
+        assert_eq!(run(&[1, 1], remote(), None).0, expected, "{shuffle:?}");
+        let cold = run(&[1, 1], remote(), Some(("whole", 1 << 30)));
+        let warm = run(&[1, 1], remote(), Some(("whole", 1 << 30)));
+        assert_eq!((&cold.0, &warm.0), (&expected, &expected), "{shuffle:?}");
+        assert!(warm.1.unwrap().hits > 0);
+        // One that holds two shards or so of six.
+        let small = run(&[1], remote(), Some(("small", 200_000)));
+        assert_eq!(small.0, expected, "{shuffle:?}");
+    }
+    drop(there);
 }
 
 #[test]

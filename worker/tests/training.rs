@@ -3,10 +3,17 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
 use convoy_common::config::Init;
+use convoy_common::dataset::{Encoded, Split};
 use convoy_common::ids::Position;
-use convoy_worker::train::{Cause, Ending, StepReport};
-use support::{Cluster, Lived, TRAINING_IMAGES, calm};
+use convoy_common::sampling::Sampler;
+use convoy_worker::data::{Source, SourceError};
+use convoy_worker::train::{Cause, Ending, Fault, Moment, StepReport};
+use support::{Cluster, Lived, SHARD_STARTS, TRAINING_IMAGES, calm, images};
 
 fn ending(lived: &Lived) -> &Ending {
     lived.outcome.as_ref().unwrap()
@@ -36,6 +43,68 @@ fn a_run_uses_every_sample_of_every_epoch_and_evaluates_after_each() {
     assert_eq!((ranks[0].evaluations.len(), last.samples), (6, 7));
     assert!(last.loss.is_finite() && last.top5_correct == 7, "three classes are among any five");
     assert!(ranks[1].steps.is_empty(), "rank 0 alone reports steps");
+}
+
+/// Notes what is asked of another source.
+struct Noting {
+    of: Arc<dyn Source>,
+    asked: Mutex<Vec<(Split, Vec<u64>)>>,
+}
+
+#[async_trait]
+impl Source for Noting {
+    async fn read(&self, split: Split, indices: &[u64]) -> Result<Vec<Encoded>, SourceError> {
+        self.asked.lock().unwrap().push((split, indices.to_vec()));
+        self.of.read(split, indices).await
+    }
+
+    fn mean_image(&self) -> &[f32] {
+        self.of.mean_image()
+    }
+
+    fn covariance(&self) -> [f64; 9] {
+        self.of.covariance()
+    }
+}
+
+#[test]
+fn an_epoch_ends_with_the_next_ones_images_read_and_an_evaluation_costs_none_of_them() {
+    for lanes in [&[1][..], &[1, 1]] {
+        let mut cluster = Cluster::new(&["train.epochs=3", "data.prefetch=3"]);
+        let source = Arc::new(Noting { of: images(), asked: Mutex::default() });
+        cluster.read_from(Arc::clone(&source) as Arc<dyn Source>, SHARD_STARTS.to_vec());
+        let sampler = Sampler::of(&cluster.config, TRAINING_IMAGES, &SHARD_STARTS);
+        let world = lanes.len() as u32;
+        let ranks = cluster.run_with(lanes, None, calm, &|rank, _| {
+            let (source, sampler) = (Arc::clone(&source), sampler.clone());
+            let fault: Fault = Arc::new(move |moment, at: Position, _| {
+                if moment != Moment::Committed || at.step != 0 || at.epoch == 3 {
+                    return Ok(());
+                }
+                // The trainer stands still between the last step and the evaluation.
+                let share = Sampler::share(sampler.microbatches(0), rank, world);
+                for microbatch in share.take(3) {
+                    let samples = sampler.microbatch(at.epoch, 0, microbatch);
+                    let wanted: Vec<u64> = samples.iter().map(|it| it.index).collect();
+                    let begin = Instant::now();
+                    while !source.asked.lock().unwrap().contains(&(Split::Train, wanted.clone())) {
+                        assert!(begin.elapsed() < Duration::from_secs(20), "{at}: {microbatch}");
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                Ok(())
+            });
+            Some(fault)
+        });
+        all_equal(&ranks);
+        assert_eq!(ranks[0].evaluations.len(), 3);
+        let mut times = [0; TRAINING_IMAGES as usize];
+        let asked = source.asked.lock().unwrap();
+        for (_, indices) in asked.iter().filter(|(split, _)| *split == Split::Train) {
+            indices.iter().for_each(|&index| times[index as usize] += 1);
+        }
+        assert_eq!(times, [3; TRAINING_IMAGES as usize], "once in each epoch");
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::store::{Store, StoreError, Stored};
 /// What stands for the step of the best checkpoint of a lineage.
 pub(super) const BEST: &str = "best";
 
+/// Times that a search is begun because what it looked at was pruned; a run prunes once per checkpoint.
+const SEARCHES: u32 = 5;
+
 /// Manifests that are read at a time.
 const READS_AT_ONCE: usize = 8;
 
@@ -146,6 +149,8 @@ impl Checkpoints {
             match outcome {
                 Ok(manifest) => listing.checkpoints.push(summary(path, manifest)),
                 Err(CheckpointError::Store(error)) => return Err(error.into()),
+                // It was pruned after the listing.
+                Err(CheckpointError::NotFound { .. }) => {}
                 Err(reason) => listing.skipped.push(Skipped { path, reason }),
             }
         }
@@ -160,7 +165,7 @@ impl Checkpoints {
     /// [`CheckpointError::Inconsistent`] and those of the store.
     pub async fn read(&self, path: &str) -> Result<Manifest, CheckpointError> {
         let url = self.store.url_of(path);
-        let text = match self.store.get(path).await {
+        let text = match self.store.get_small(path).await {
             Ok(text) => text,
             Err(StoreError::NotFound { .. }) => return Err(CheckpointError::NotFound { url }),
             Err(error) => return Err(error.into()),
@@ -186,9 +191,23 @@ impl Checkpoints {
     /// The newest checkpoint of the lineage whose every byte verifies, or, if it has none of its
     /// own, the one that it started from; with those passed over and why.
     ///
+    /// What is pruned while this looks at it was there at first; it is neither good nor bad, and
+    /// there are newer ones by then, so the search begins anew.
+    ///
     /// # Errors
     /// Those of the store: what cannot be reached is not passed over.
     pub async fn newest_good(&self, lineage: Lineage) -> Result<Search, CheckpointError> {
+        for _ in 0..SEARCHES {
+            if let Some(search) = self.search(lineage).await? {
+                return Ok(search);
+            }
+        }
+        let url = self.store.url_of(&lineage_folder(lineage));
+        Err(CheckpointError::Restless { url })
+    }
+
+    /// `None` if a checkpoint vanished meanwhile.
+    async fn search(&self, lineage: Lineage) -> Result<Option<Search>, CheckpointError> {
         let mut search = Search::default();
         let objects = self.store.list(&lineage_folder(lineage)).await?;
         let mut paths: Vec<String> = objects
@@ -198,17 +217,20 @@ impl Checkpoints {
         paths.sort();
         let parent = self.lineages().await?.into_iter().find(|it| it.lineage == lineage);
         let parent = parent.and_then(|it| it.parent).map(|it| it.checkpoint);
-        for path in paths.into_iter().rev().chain(parent) {
+        for (path, own) in
+            paths.into_iter().rev().map(|path| (path, true)).chain(parent.map(|path| (path, false)))
+        {
             match self.read_good(&path).await {
                 Ok(manifest) => {
                     search.found = Some((path, manifest));
                     break;
                 }
                 Err(CheckpointError::Store(error)) => return Err(error.into()),
+                Err(_) if own && !self.store.exists(&path).await? => return Ok(None),
                 Err(reason) => search.skipped.push(Skipped { path, reason }),
             }
         }
-        Ok(search)
+        Ok(Some(search))
     }
 
     /// The manifest that `name` means: its path, `LINEAGE/STEP`, or `STEP` of the newest lineage;
@@ -299,11 +321,34 @@ impl Checkpoints {
         Ok(numbers)
     }
 
+    /// The number after the last of `FOLDER/<n>.json`, from 1.
+    pub(super) async fn next_number(&self, folder: &str) -> Result<u64, CheckpointError> {
+        let last = self.numbers(folder).await?.last().copied().unwrap_or(0);
+        last.checked_add(1).ok_or_else(|| CheckpointError::Damaged {
+            url: self.store.url_of(&format!("{folder}/{last}.json")),
+            reason: "no number comes after it".to_owned(),
+        })
+    }
+
+    /// That the object at `path` says to have the number that it is stored under.
+    pub(super) fn check_number(
+        &self,
+        path: &str,
+        number: u64,
+        said: u64,
+    ) -> Result<(), CheckpointError> {
+        if said == number {
+            return Ok(());
+        }
+        let reason = format!("it says to be number {said}");
+        Err(CheckpointError::Damaged { url: self.store.url_of(path), reason })
+    }
+
     pub(super) async fn read_json<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> Result<T, CheckpointError> {
-        let text = self.store.get(path).await?;
+        let text = self.store.get_small(path).await?;
         serde_json::from_slice(&text).map_err(|error| CheckpointError::Damaged {
             url: self.store.url_of(path),
             reason: error.to_string(),

@@ -97,6 +97,12 @@ pub enum CheckpointError {
         /// Its line of history.
         lineage: u64,
     },
+    /// Checkpoints were pruned faster than they could be read.
+    #[error("the checkpoints at {url} are removed faster than they can be read")]
+    Restless {
+        /// The lineage's folder.
+        url: String,
+    },
     /// Another coordinator wrote that number of the override log.
     #[error("{url} was written by another coordinator")]
     Taken {
@@ -163,6 +169,9 @@ impl Explain for CheckpointError {
                                     evaluated; leave out `best` for the newest checkpoint"
                 .to_owned(),
             Self::NoneGood { reason, .. } => format!("the newest: {reason}"),
+            Self::Restless { .. } => {
+                "its job runs and keeps few: raise checkpoint.keep_last, or try again".to_owned()
+            }
             Self::Exists { .. } | Self::Superseded { .. } | Self::Taken { .. } => return None,
         })
     }
@@ -171,7 +180,7 @@ impl Explain for CheckpointError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Record(error) => error.exit_code(),
-            Self::Exists { .. } | Self::Superseded { .. } => exit::FAILURE,
+            Self::Exists { .. } | Self::Superseded { .. } | Self::Restless { .. } => exit::FAILURE,
             _ => exit::BAD_INPUT,
         }
     }

@@ -54,11 +54,24 @@ pub struct StateLayout {
     starts: Vec<u64>,
 }
 
+/// How many slices these tensors would be cut into, without cutting them; nothing if their bytes
+/// cannot be counted. Shapes come from files, and a list of slices takes memory.
+pub(super) fn count_slices(tensors: &[TensorSpec]) -> Option<u64> {
+    let (mut slices, mut bytes) = (0_u64, 0_u64);
+    for spec in tensors {
+        let row = spec.shape.iter().skip(1).try_fold(NUMBER, |row, side| row.checked_mul(*side))?;
+        let per_slice = SLICE_BYTES.checked_div(row).unwrap_or(usize::MAX).max(1);
+        slices = slices.checked_add(spec.rows().div_ceil(per_slice) as u64)?;
+        bytes = bytes.checked_add((spec.rows() as u64).checked_mul(row as u64)?)?;
+    }
+    Some(slices)
+}
+
 impl StateLayout {
     /// Cuts the tensors. Their order is part of the format; names must differ.
     pub fn new(tensors: Vec<TensorSpec>) -> Self {
         let mut slices = Vec::new();
-        let mut starts = vec![0];
+        let mut starts = vec![0_u64];
         for (tensor, spec) in tensors.iter().enumerate() {
             let per_slice = SLICE_BYTES.checked_div(spec.row_bytes()).unwrap_or(usize::MAX).max(1);
             let mut first = 0;
@@ -66,7 +79,7 @@ impl StateLayout {
                 let rows = first..first.saturating_add(per_slice).min(spec.rows());
                 first = rows.end;
                 let bytes = rows.len().saturating_mul(spec.row_bytes()) as u64;
-                starts.push(starts[starts.len() - 1] + bytes);
+                starts.push(starts[starts.len() - 1].saturating_add(bytes));
                 slices.push(Slice { tensor, rows });
             }
         }
@@ -170,6 +183,18 @@ mod tests {
     fn a_row_larger_than_a_slice_is_a_slice() {
         let wide = layout(&[&[3, 2 << 20]]);
         assert_eq!(wide.slices().len(), 3);
+    }
+
+    #[test]
+    fn slices_are_counted_without_cutting_whatever_the_shapes() {
+        for shapes in [&[&[3, 1 << 20][..], &[], &[0, 5]][..], &[&[300, 4096]], &[]] {
+            let layout = layout(shapes);
+            assert_eq!(count_slices(layout.tensors()), Some(layout.slices().len() as u64));
+        }
+        let spec = |shape: &[usize]| TensorSpec { name: "w".to_owned(), shape: shape.to_vec() };
+        assert_eq!(count_slices(&[spec(&[usize::MAX, 2])]), None);
+        assert_eq!(count_slices(&[spec(&[2, usize::MAX, usize::MAX])]), None);
+        assert_eq!(count_slices(&[spec(&[1 << 40, 1 << 20])]), Some(1 << 40));
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Checkpoints {
     pub async fn lineages(&self) -> Result<Vec<LineageRecord>, CheckpointError> {
         let mut found = Vec::new();
         for number in self.numbers(FOLDER).await? {
-            found.push(self.read_json(&path(number)).await?);
+            found.push(self.lineage(number).await?);
         }
         Ok(found)
     }
@@ -56,9 +56,16 @@ impl Checkpoints {
     /// As [`Checkpoints::lineages`].
     pub async fn newest_lineage(&self) -> Result<Option<LineageRecord>, CheckpointError> {
         match self.numbers(FOLDER).await?.last() {
-            Some(number) => Ok(Some(self.read_json(&path(*number)).await?)),
+            Some(number) => Ok(Some(self.lineage(*number).await?)),
             None => Ok(None),
         }
+    }
+
+    async fn lineage(&self, number: u64) -> Result<LineageRecord, CheckpointError> {
+        let path = path(number);
+        let record: LineageRecord = self.read_json(&path).await?;
+        self.check_number(&path, number, record.lineage.0)?;
+        Ok(record)
     }
 
     /// Starts the next lineage. Two callers at once get two.
@@ -70,13 +77,13 @@ impl Checkpoints {
         parent: Option<Parent>,
     ) -> Result<LineageRecord, CheckpointError> {
         let mut record = LineageRecord {
-            lineage: Lineage(self.numbers(FOLDER).await?.last().map_or(1, |it| it + 1)),
+            lineage: Lineage(self.next_number(FOLDER).await?),
             parent,
             owner: nonce::unique(),
             created: super::now(),
         };
         while !self.create_json(&path(record.lineage.0), &record).await? {
-            record.lineage.0 += 1;
+            record.lineage = Lineage(self.next_number(FOLDER).await?);
         }
         Ok(record)
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::best::Evaluations;
-use super::layout::{StateLayout, TensorSpec, state_digest};
+use super::layout::{StateLayout, TensorSpec, count_slices, state_digest};
 use super::lineage::Parent;
 use super::part::PartEntry;
 use crate::config::Model;
@@ -18,7 +18,7 @@ use crate::ids::{Lineage, Position, Term};
 use crate::schedule::ScheduleState;
 
 /// Version of the manifest and of the parts.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What every rank knows alike at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,8 +36,7 @@ pub struct SharedState {
     pub last_loss: Option<f64>,
     /// Workers that wrote it.
     pub world: u32,
-    /// What evaluations found so far; older versions did not keep it.
-    #[serde(default)]
+    /// What evaluations found so far.
     pub evaluations: Evaluations,
 }
 
@@ -105,6 +104,8 @@ pub struct Manifest {
     pub created: String,
     /// Of all parts.
     pub bytes: u64,
+    /// BLAKE3 of the manifest's JSON with this field empty.
+    pub checksum: String,
 }
 
 /// Parts that do not make up a state.
@@ -113,6 +114,17 @@ pub enum ManifestError {
     /// No part has this slice.
     #[error("slice {0} is in no part")]
     Absent(String),
+    /// There are not enough slices for the tensors.
+    #[error("{expected} slices make up its tensors, and its parts have {found}")]
+    Few {
+        /// By the tensors' shapes.
+        expected: u64,
+        /// In all parts.
+        found: u64,
+    },
+    /// No machine could hold these tensors.
+    #[error("the shapes of its tensors are impossible")]
+    Immense,
     /// Two parts, or one twice, have this slice.
     #[error("slice {0} is in more than one place")]
     Twice(String),
@@ -128,6 +140,9 @@ pub enum ManifestError {
     /// The digest does not follow from the slices' hashes.
     #[error("its state digest does not follow from the hashes of its slices")]
     Digest,
+    /// A field is not what was written.
+    #[error("it was altered: its checksum does not match")]
+    Checksum,
 }
 
 impl Manifest {
@@ -148,7 +163,7 @@ impl Manifest {
             part.slices.first().map(|it| (order.get(it.tensor.as_str()).copied(), it.first_row))
         });
         let now = std::time::SystemTime::now();
-        Ok(Self {
+        let mut manifest = Self {
             format: FORMAT,
             version: crate::VERSION.to_owned(),
             run_id: header.run_id,
@@ -164,7 +179,10 @@ impl Manifest {
             parts,
             state_digest,
             created: humantime::format_rfc3339_seconds(now).to_string(),
-        })
+            checksum: String::new(),
+        };
+        manifest.checksum = manifest.sum();
+        Ok(manifest)
     }
 
     /// Where it lies below the run's URL.
@@ -184,11 +202,30 @@ impl Manifest {
 
     /// Checks that what it says holds together; says nothing about the parts' bytes.
     pub(super) fn check(&self) -> Result<(), ManifestError> {
-        if digest_of(&self.layout(), &self.parts)? == self.state_digest {
-            Ok(())
-        } else {
-            Err(ManifestError::Digest)
+        let found = self.parts.iter().map(|part| part.slices.len() as u64).sum();
+        match count_slices(&self.tensors) {
+            None => return Err(ManifestError::Immense),
+            // Cutting tensors of absurd shapes would take the memory that they claim to need.
+            Some(expected) if expected > found => {
+                return Err(ManifestError::Few { expected, found });
+            }
+            Some(_) => {}
         }
+        if digest_of(&self.layout(), &self.parts)? != self.state_digest {
+            return Err(ManifestError::Digest);
+        }
+        if self.sum() != self.checksum {
+            return Err(ManifestError::Checksum);
+        }
+        Ok(())
+    }
+
+    /// What its checksum should be. Fields are written in the order of the struct, and numbers so
+    /// that they come back as they were, hence what was read gives the bytes that were written.
+    fn sum(&self) -> String {
+        let bare = Self { checksum: String::new(), ..self.clone() };
+        let text = serde_json::to_vec(&bare).expect("invariant: a manifest has only string keys");
+        blake3::hash(&text).to_hex().to_string()
     }
 }
 

@@ -70,10 +70,9 @@ impl Checkpoints {
         let effective = self.numbers(&effects(lineage)).await?;
         let mut log = Vec::new();
         for number in self.numbers(&folder(lineage)).await? {
-            let record: DropRecord = self.read_json(&order_path(lineage, number)).await?;
+            let record = self.order(lineage, number).await?;
             let at = if effective.contains(&number) {
-                let effect: Effect = self.read_json(&effect_path(lineage, number)).await?;
-                Some(effect.at)
+                Some(self.effect(lineage, number).await?.at)
             } else {
                 None
             };
@@ -139,8 +138,25 @@ impl Checkpoints {
         if self.create_json(&path, &Effect { number, at }).await? {
             return Ok(at);
         }
-        let recorded: Effect = self.read_json(&path).await?;
-        Ok(recorded.at)
+        Ok(self.effect(lineage, number.into()).await?.at)
+    }
+
+    async fn order(&self, lineage: Lineage, number: u64) -> Result<DropRecord, CheckpointError> {
+        let path = order_path(lineage, number);
+        let record: DropRecord = self.read_json(&path).await?;
+        self.check_number(&path, number, record.number.into())?;
+        if record.divide_by.is_finite() && record.divide_by > 0.0 {
+            return Ok(record);
+        }
+        let reason = format!("it divides the rate by {}", record.divide_by);
+        Err(CheckpointError::Damaged { url: self.store.url_of(&path), reason })
+    }
+
+    async fn effect(&self, lineage: Lineage, number: u64) -> Result<Effect, CheckpointError> {
+        let path = effect_path(lineage, number);
+        let effect: Effect = self.read_json(&path).await?;
+        self.check_number(&path, number, effect.number.into())?;
+        Ok(effect)
     }
 
     async fn write_order(

@@ -71,6 +71,19 @@ impl Checkpoints {
         Ok(pruned)
     }
 
+    /// What [`Self::prune`] would remove: manifests' paths, newest first.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn prunable(
+        &self,
+        lineage: Lineage,
+        keep: Keep,
+    ) -> Result<Vec<String>, CheckpointError> {
+        let folders = self.folders(lineage).await?;
+        self.superfluous(&folders, keep).await
+    }
+
     async fn folders(&self, lineage: Lineage) -> Result<Folders, CheckpointError> {
         let mut folders = Folders::new();
         for object in self.store.list(&lineage_folder(lineage)).await? {

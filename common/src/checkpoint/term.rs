@@ -44,9 +44,16 @@ impl Checkpoints {
     /// Those of the store, and [`CheckpointError::Damaged`].
     pub async fn newest_term(&self) -> Result<Option<TermRecord>, CheckpointError> {
         match self.numbers(FOLDER).await?.last() {
-            Some(number) => Ok(Some(self.read_json(&path(*number)).await?)),
+            Some(number) => Ok(Some(self.term(*number).await?)),
             None => Ok(None),
         }
+    }
+
+    async fn term(&self, number: u64) -> Result<TermRecord, CheckpointError> {
+        let path = path(number);
+        let record: TermRecord = self.read_json(&path).await?;
+        self.check_number(&path, number, record.term.0)?;
+        Ok(record)
     }
 
     /// Claims the term after the newest one for a coordinator at `address`.
@@ -55,7 +62,7 @@ impl Checkpoints {
     /// Those of the store.
     pub async fn claim_next(&self, address: &str) -> Result<Claim, CheckpointError> {
         let record = TermRecord {
-            term: Term(self.numbers(FOLDER).await?.last().map_or(1, |it| it + 1)),
+            term: Term(self.next_number(FOLDER).await?),
             owner: nonce::unique(),
             address: address.to_owned(),
             started: super::now(),
@@ -65,7 +72,7 @@ impl Checkpoints {
         if self.create_json(&path, &record).await? {
             Ok(Claim::Won(record))
         } else {
-            Ok(Claim::Lost(self.read_json(&path).await?))
+            Ok(Claim::Lost(self.term(record.term.0).await?))
         }
     }
 

@@ -79,7 +79,40 @@ fn plain_path(text: &str, folder: Option<&Path>) -> Result<String, Wrong> {
     }
 }
 
-fn file_url(path: &Path) -> Result<String, Wrong> {
+/// The absolute path of a folder of this machine, which may not exist; a relative one counts from
+/// `folder`. The outcome is unchanged by another call.
+pub(super) fn local_folder(text: &str, folder: Option<&Path>) -> Result<String, Wrong> {
+    const FOLDER: &str = "write the path of a folder";
+    if text.is_empty() {
+        return Err(Wrong::new("is empty", FOLDER));
+    }
+    if text.contains('\0') {
+        return Err(Wrong::new("contains a zero byte", FOLDER));
+    }
+    if text.contains("://") {
+        return Err(Wrong::new("is a URL", "write the path of a folder on a local disk"));
+    }
+    if text.starts_with('~') {
+        let hint = "write the whole path: `~` is for shells to expand";
+        return Err(Wrong::new("starts with ~", hint));
+    }
+    let path = match folder {
+        _ if Path::new(text).is_absolute() => PathBuf::from(text),
+        Some(folder) => folder.join(text),
+        None => return Err(Wrong::new("is relative, and there is no current folder", FOLDER)),
+    };
+    let clean = cleaned(&path);
+    if clean == Path::new("/") {
+        return Err(Wrong::new("is the root of the file system", FOLDER));
+    }
+    match clean.into_os_string().into_string() {
+        Ok(path) => Ok(path),
+        Err(_) => Err(Wrong::new("lies in a folder whose name is not UTF-8", FOLDER)),
+    }
+}
+
+/// An absolute path without `.`, `..` and doubled slashes.
+fn cleaned(path: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -90,6 +123,11 @@ fn file_url(path: &Path) -> Result<String, Wrong> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
+    clean
+}
+
+fn file_url(path: &Path) -> Result<String, Wrong> {
+    let clean = cleaned(path);
     if clean == Path::new("/") {
         return Err(Wrong::new("is the root of the file system", PLACES));
     }
@@ -195,6 +233,23 @@ mod tests {
             assert!(wrong.hint.is_some());
             assert!(!wrong.what.contains("secret"), "{}", wrong.what);
         }
+    }
+
+    #[test]
+    fn a_folder_of_this_machine_counts_from_the_current_one() {
+        let home = Some(Path::new("/home/me"));
+        for (text, path) in [
+            ("/fast//cache/", "/fast/cache"),
+            ("cache", "/home/me/cache"),
+            ("./none", "/home/me/none"),
+        ] {
+            assert_eq!(local_folder(text, home).as_deref(), Ok(path), "{text}");
+            assert_eq!(local_folder(path, None).as_deref(), Ok(path), "{path}");
+        }
+        for text in ["", "/", "~/cache", "s3://bucket/cache", "file:///cache", "a\0b"] {
+            assert!(local_folder(text, home).expect_err(text).hint.is_some());
+        }
+        assert!(local_folder("cache", None).is_err());
     }
 
     #[test]

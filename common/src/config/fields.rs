@@ -123,6 +123,31 @@ pub(super) const FIELDS: &[Field] = &[
         "training images that a launch draws and packs if nothing is at data.url; 0: none",
     ),
     field(
+        "data.shuffle",
+        Kind::Word,
+        r#""auto""#,
+        "full: any image may follow any other; window: within open shards; auto: by where data lie",
+    ),
+    field("data.shuffle_window", Kind::Integer, "16", "shards open at once with window"),
+    field(
+        "data.cache",
+        Kind::Text,
+        r#""auto""#,
+        "folder for shards of a remote data set; auto: ~/.cache/convoy/data; none: no cache",
+    ),
+    field(
+        "data.cache_size",
+        Kind::Size,
+        r#""64GiB""#,
+        "bytes that the cache may take on a machine",
+    ),
+    field(
+        "data.read_timeout",
+        Kind::Duration,
+        r#""30s""#,
+        "a read of the data set that has not succeeded by then, retries included, fails",
+    ),
+    field(
         "model.name",
         Kind::Word,
         r#""alexnet""#,

@@ -13,6 +13,7 @@
 //! This module does not know what a value is for, opens no store and resolves no host name.
 
 mod address;
+mod data;
 mod deadlines;
 mod duration;
 mod error;
@@ -34,9 +35,11 @@ mod tests;
 
 use std::path::Path;
 
+pub use data::{CacheFolder, Shuffle};
 pub use deadlines::HEARTBEAT_INTERVAL;
 pub use error::{ConfigError, Origin, Problem};
 pub use run_config::*;
+pub use size::parse as parse_size;
 pub use source::{Resolved, Source};
 
 /// Reads the file at `path`, with the process's environment and `overrides` (`key=value`) on top.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::data::{CacheFolder, Shuffle, unsaid};
+
 /// One run, as its TOML file, its environment and its `--set` options resolve it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +67,21 @@ pub struct Data {
     /// Training images that a launch draws and packs at `url` if nothing is there; 0: none.
     #[serde(default)]
     pub draw: u32,
+    /// The order of an epoch.
+    #[serde(default)]
+    pub shuffle: Shuffle,
+    /// Shards open at once where [`Self::shuffle`] is [`Shuffle::Window`]: their images are mixed.
+    #[serde(default = "unsaid::shuffle_window")]
+    pub shuffle_window: u32,
+    /// Where a worker keeps the shards of a remote data set.
+    #[serde(default)]
+    pub cache: CacheFolder,
+    /// Bytes that the cache may take on a machine.
+    #[serde(default = "unsaid::cache_size")]
+    pub cache_size: u64,
+    /// A read of the data set that has not succeeded by then, retries included, fails.
+    #[serde(default = "unsaid::read_timeout", with = "super::duration")]
+    pub read_timeout: Duration,
 }
 
 /// `[model]`

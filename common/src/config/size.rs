@@ -4,7 +4,7 @@
 const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Bytes of a text such as `256KiB`, `4 MiB` or `512B`; none if it is not one or does not fit.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, unit) = UNITS
         .iter()

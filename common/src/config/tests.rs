@@ -65,6 +65,9 @@ fn the_default_is_the_papers_recipe() {
     assert_eq!((config.model.groups, config.model.dropout), (2, 0.5));
     assert_eq!((config.model.init, config.model.conv_bias), (Init::Gaussian, 1.0));
     assert_eq!(config.data.colour_sigma, 0.1);
+    assert_eq!((config.data.shuffle, config.data.shuffle_window), (Shuffle::Auto, 16));
+    assert_eq!((&config.data.cache, config.data.cache_size), (&CacheFolder::Auto, 64 << 30));
+    assert_eq!(config.data.read_timeout, Duration::from_secs(30));
     assert_eq!(config.cluster.ring_chunk, 256 << 10);
     assert_eq!(config.cluster.ring_timeout, Duration::from_secs(30));
     assert_eq!(config.log_folder(), Path::new("runs/alexnet/logs"));
@@ -261,6 +264,17 @@ fn impossible_values_are_refused() {
         ("model.init=kaimming", "model.init: must be \"gaussian\" or \"kaiming\", is \"kaimming\""),
         ("model.conv_bias=nan", "model.conv_bias: must be -1000 to 1000, is NaN"),
         ("data.colour_sigma=-1", "data.colour_sigma: must be at least 0 and at most 10, is -1"),
+        (
+            "data.shuffle=windows",
+            "data.shuffle: must be \"auto\" or \"full\" or \"window\", is \"windows\"",
+        ),
+        ("data.shuffle_window=0", "data.shuffle_window: must be at least 1, is 0"),
+        ("data.cache=", "data.cache: is empty"),
+        ("data.cache=s3://bucket/cache", "data.cache: is a URL"),
+        ("data.cache=~/cache", "data.cache: starts with ~"),
+        ("data.cache_size=1B", "data.cache_size: must be 1KiB to 1048576GiB, is 1B"),
+        ("data.read_timeout=0s", "data.read_timeout: must be 1ms to 1h, is 0s"),
+        ("data.read_timeout=30", "data.read_timeout: must be a duration, is \"30\""),
         ("train.lr=0", "train.lr: must be more than 0 and at most 1000, is 0"),
         ("train.lr=inf", "train.lr: must be more than 0 and at most 1000, is inf"),
         ("train.lr=-1e-3", "train.lr: must be more than 0 and at most 1000, is -0.001"),
@@ -580,6 +594,50 @@ fn a_variant_of_the_net_brings_its_own_groups_and_side() {
     let (what, hint) = only(&["model.name=alexnet-owt", "model.groups=2"]);
     assert_eq!(what, "model.groups: must be 1 with name = \"alexnet-owt\", is 2");
     assert_eq!(hint, "write groups = 1, or another name");
+}
+
+#[test]
+fn how_data_are_shuffled_cached_and_read_is_for_the_user_to_say() {
+    let config = resolve(
+        SMALLEST,
+        &[
+            "data.shuffle=window",
+            "data.shuffle_window=3",
+            "data.cache=cache",
+            "data.cache_size=512MiB",
+            "data.read_timeout=1m 30s",
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.data.shuffle, config.data.shuffle_window), (Shuffle::Window, 3));
+    assert_eq!(config.data.cache, CacheFolder::Folder("/home/me/cache".to_owned()));
+    assert_eq!(config.data.cache_size, 512 << 20);
+    assert_eq!(config.data.read_timeout, Duration::from_secs(90));
+    let printed = config.to_toml();
+    for line in [
+        "shuffle = \"window\"",
+        "cache = \"/home/me/cache\"",
+        "cache_size = \"512MiB\"",
+        "read_timeout = \"1m 30s\"",
+    ] {
+        assert!(printed.lines().any(|it| it.starts_with(line)), "{line} is not in\n{printed}");
+    }
+    assert_eq!(resolve(&printed, &[]).unwrap(), config);
+    let off = resolve(SMALLEST, &["data.cache=none"]).unwrap();
+    assert_eq!(off.data.cache, CacheFolder::Off);
+    assert_eq!(RunConfig::from_json(&off.to_json()).unwrap(), off);
+}
+
+#[test]
+fn a_record_from_before_there_was_a_choice_means_a_full_shuffle() {
+    let config = resolve(SMALLEST, &[]).unwrap();
+    let mut value = config.to_value();
+    let data = value["data"].as_object_mut().unwrap();
+    for field in ["shuffle", "shuffle_window", "cache", "cache_size", "read_timeout"] {
+        assert!(data.remove(field).is_some(), "{field}");
+    }
+    let older: RunConfig = serde_json::from_value(value).unwrap();
+    assert_eq!(older.data, Data { shuffle: Shuffle::Full, ..config.data });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address;
+use super::data;
 use super::deadlines::{HEARTBEAT_INTERVAL, ORDERS};
 use super::error::Problem;
 use super::rates;
@@ -67,6 +68,11 @@ fn data(reader: &mut Reader<'_>, folder: Option<&Path>) -> Data {
             (0.0..=10.0).contains(&it)
         }),
         draw: reader.integer("data.draw", 0..=MANY),
+        shuffle: data::shuffle(reader),
+        shuffle_window: reader.integer("data.shuffle_window", 1..=MANY),
+        cache: data::cache(reader, folder),
+        cache_size: data::cache_size(reader),
+        read_timeout: data::read_timeout(reader),
     }
 }
 

@@ -22,6 +22,14 @@ pub enum DatasetError {
         /// Where.
         url: String,
     },
+    /// Another packing was begun there and not finished.
+    #[error("{url} holds the beginning of another packing")]
+    OtherPacking {
+        /// Where.
+        url: String,
+        /// Its plan, as its packer wrote it.
+        held: String,
+    },
     /// The index is not one, or was cut or altered.
     #[error("the index of {url} is unusable: {detail}")]
     BadIndex {
@@ -87,11 +95,14 @@ impl Explain for DatasetError {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Missing { unfinished: true, .. } => {
-                "a packing was broken off there; run `convoy prepare` again"
+                "a packing was broken off there; run the same `convoy prepare` again to go on"
             }
             Self::Missing { .. } => "make one with `convoy prepare SRC DEST`",
             Self::Occupied { .. } => {
                 "pass --reuse to use it as it is, or name another place (or remove it first)"
+            }
+            Self::OtherPacking { .. } => {
+                "name another place, or pass --restart to remove what is there and begin anew"
             }
             Self::BadIndex { .. } | Self::Version { .. } => {
                 "pack the data set again with `convoy prepare`"

@@ -1,9 +1,9 @@
 //! The index's bytes, little-endian.
 //!
 //! ```text
-//! header   magic 8 | version 4 | side 4 | classes 4 | shards 4 | train 8 | validation 8
-//!          names' bytes 8 | names' BLAKE3 32
-//! classes  length 2 | UTF-8, for each
+//! header   magic 8 | version 4 | side 4 | encoding 4 | classes 4 | shards 4 | train 8
+//!          validation 8 | names' bytes 8 | names' BLAKE3 32
+//! classes  length 2 | key in UTF-8 | length 2 | title in UTF-8, for each, in the order of the keys
 //! shards   bytes 8 | number of its first image 8 | BLAKE3 32, for each
 //! images   offset 8 | length 4 | label 2 | CRC-32C 4, for each: train first, then validation
 //! pixels   mean image, 3 x 256 x 256 f32 | covariance, 9 f64
@@ -16,9 +16,9 @@
 
 use bytes::Bytes;
 
-use super::{PixelSummary, SIDE};
+use super::{Class, Encoding, PixelSummary, SIDE};
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"CNVYDATA";
 const RECORD: usize = 18;
 const SHARD_ENTRY: usize = 48;
@@ -44,6 +44,26 @@ pub(super) struct Record {
     pub(super) crc32c: u32,
 }
 
+impl Record {
+    pub(super) const BYTES: usize = RECORD;
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        out.extend_from_slice(&self.length.to_le_bytes());
+        out.extend_from_slice(&self.label.to_le_bytes());
+        out.extend_from_slice(&self.crc32c.to_le_bytes());
+    }
+
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self, Defect> {
+        Ok(Self {
+            offset: cursor.u64("a record")?,
+            length: cursor.u32("a record")?,
+            label: cursor.u16("a record")?,
+            crc32c: cursor.u32("a record")?,
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shard {
     /// Size of the object.
@@ -58,7 +78,8 @@ pub(super) struct Shard {
 pub(super) struct Index {
     pub(super) train: u64,
     pub(super) validation: u64,
-    pub(super) classes: Vec<String>,
+    pub(super) encoding: Encoding,
+    pub(super) classes: Vec<Class>,
     pub(super) shards: Vec<Shard>,
     pub(super) names: NamesEntry,
     pub(super) pixels: PixelSummary,
@@ -82,7 +103,8 @@ pub(super) enum Defect {
 
 /// What goes into an index.
 pub(super) struct Contents<'a> {
-    pub(super) classes: &'a [String],
+    pub(super) encoding: Encoding,
+    pub(super) classes: &'a [Class],
     pub(super) shards: &'a [Shard],
     pub(super) train: u64,
     pub(super) records: &'a [Record],
@@ -95,28 +117,24 @@ impl Contents<'_> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MEAN * 4 + self.records.len() * RECORD + 4096);
         out.extend_from_slice(MAGIC);
-        let counts = [VERSION, SIDE, self.classes.len() as u32, self.shards.len() as u32];
+        let (classes, shards) = (self.classes.len() as u32, self.shards.len() as u32);
+        let counts = [VERSION, SIDE, self.encoding.number(), classes, shards];
         counts.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
         let validation = self.records.len() as u64 - self.train;
         for size in [self.train, validation, self.names.bytes] {
             out.extend_from_slice(&size.to_le_bytes());
         }
         out.extend_from_slice(&self.names.hash);
-        for class in self.classes {
-            out.extend_from_slice(&(class.len() as u16).to_le_bytes());
-            out.extend_from_slice(class.as_bytes());
+        for text in self.classes.iter().flat_map(|class| [&class.key, &class.title]) {
+            out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
         }
         for shard in self.shards {
             out.extend_from_slice(&shard.bytes.to_le_bytes());
             out.extend_from_slice(&shard.first.to_le_bytes());
             out.extend_from_slice(&shard.hash);
         }
-        for record in self.records {
-            out.extend_from_slice(&record.offset.to_le_bytes());
-            out.extend_from_slice(&record.length.to_le_bytes());
-            out.extend_from_slice(&record.label.to_le_bytes());
-            out.extend_from_slice(&record.crc32c.to_le_bytes());
-        }
+        self.records.iter().for_each(|record| record.write(&mut out));
         self.pixels.mean_image.iter().for_each(|mean| out.extend_from_slice(&mean.to_le_bytes()));
         self.pixels.covariance.iter().for_each(|it| out.extend_from_slice(&it.to_le_bytes()));
         seal(&mut out);
@@ -131,33 +149,33 @@ pub(super) fn seal(out: &mut Vec<u8>) {
 }
 
 /// A reader that never passes the end.
-struct Cursor<'a> {
-    rest: &'a [u8],
+pub(super) struct Cursor<'a> {
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], Defect> {
+    pub(super) fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], Defect> {
         let split = self.rest.split_at_checked(length);
         let (taken, rest) = split.ok_or_else(|| defect(format!("it ends within {what}")))?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Defect> {
+    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Defect> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N, what)?);
         Ok(array)
     }
 
-    fn u16(&mut self, what: &str) -> Result<u16, Defect> {
+    pub(super) fn u16(&mut self, what: &str) -> Result<u16, Defect> {
         self.array(what).map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self, what: &str) -> Result<u32, Defect> {
+    pub(super) fn u32(&mut self, what: &str) -> Result<u32, Defect> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self, what: &str) -> Result<u64, Defect> {
+    pub(super) fn u64(&mut self, what: &str) -> Result<u64, Defect> {
         self.array(what).map(u64::from_le_bytes)
     }
 }
@@ -187,6 +205,9 @@ impl Index {
         if side != SIDE {
             return Err(defect(format!("images of {side} pixels a side instead of {SIDE}")));
         }
+        let encoding = cursor.u32("its header")?;
+        let encoding = Encoding::from_number(encoding)
+            .ok_or_else(|| defect(format!("images in an unknown encoding ({encoding})")))?;
         let classes = cursor.u32("its header")?;
         let shards = cursor.u32("its header")?;
         let train = cursor.u64("its header")?;
@@ -207,7 +228,8 @@ impl Index {
         if !cursor.rest.is_empty() {
             return Err(defect(format!("{} bytes too many", cursor.rest.len())));
         }
-        let index = Self { train, validation, classes, shards, names, pixels, digest, records };
+        let index =
+            Self { train, validation, encoding, classes, shards, names, pixels, digest, records };
         index.check_records()?;
         Ok(index)
     }
@@ -221,12 +243,7 @@ impl Index {
     pub(super) fn record(&self, image: u64) -> Option<Record> {
         let start = usize::try_from(image).ok()?.checked_mul(RECORD)?;
         let mut cursor = Cursor { rest: self.records.get(start..start.checked_add(RECORD)?)? };
-        Some(Record {
-            offset: cursor.u64("").ok()?,
-            length: cursor.u32("").ok()?,
-            label: cursor.u16("").ok()?,
-            crc32c: cursor.u32("").ok()?,
-        })
+        Record::read(&mut cursor).ok()
     }
 
     /// The shard that holds an image.
@@ -246,10 +263,12 @@ impl Index {
             let end = record.offset.checked_add(u64::from(record.length));
             let bytes = self.shards.get(shard).map_or(0, |shard| shard.bytes);
             match end {
-                Some(end) if record.offset >= free && record.length > 0 && end <= bytes => {
-                    free = end
-                }
+                Some(end) if record.offset >= free && end <= bytes => free = end,
                 _ => return Err(defect(format!("image {image} lies outside shard {shard}"))),
+            }
+            if !self.encoding.allows(record.length) {
+                let length = record.length;
+                return Err(defect(format!("image {image} has {length} bytes")));
             }
             if usize::from(record.label) >= self.classes.len() {
                 let label = record.label;
@@ -260,17 +279,24 @@ impl Index {
     }
 }
 
-fn decode_classes(cursor: &mut Cursor<'_>, count: u32) -> Result<Vec<String>, Defect> {
+fn decode_classes(cursor: &mut Cursor<'_>, count: u32) -> Result<Vec<Class>, Defect> {
     if count == 0 || count > u32::from(u16::MAX) {
         return Err(defect(format!("{count} classes")));
     }
-    let mut classes = Vec::new();
-    for class in 0..count {
-        let length = cursor.u16("its classes")?;
-        let name = cursor.take(usize::from(length), "its classes")?;
-        let name = std::str::from_utf8(name)
-            .map_err(|_| defect(format!("the name of class {class} is not text")))?;
-        classes.push(name.to_owned());
+    let mut classes: Vec<Class> = Vec::new();
+    for number in 0..count {
+        let mut text = || {
+            let length = cursor.u16("its classes")?;
+            let text = cursor.take(usize::from(length), "its classes")?;
+            let text = std::str::from_utf8(text)
+                .map_err(|_| defect(format!("the name of class {number} is not text")))?;
+            Ok(text.to_owned())
+        };
+        let class = Class { key: text()?, title: text()? };
+        if classes.last().is_some_and(|last| last.key >= class.key) {
+            return Err(defect(format!("class {number} is not in order")));
+        }
+        classes.push(class);
     }
     Ok(classes)
 }

@@ -4,8 +4,9 @@
 //! DEST/
 //!   index.bin            written last, create-only: a data set exists when its index does
 //!   names.bin            the pictures' file names, read only to name one in a message
-//!   shards/00000.convoy  about 64 MiB of JPEGs, one behind the other
+//!   shards/00000.convoy  about 64 MiB of pictures, one behind the other
 //!   shards/00001.convoy
+//!   unfinished/          while it is being packed: what the next attempt needs to go on
 //! ```
 //!
 //! The index holds what training needs at once (place, label and checksum of every picture, the
@@ -15,21 +16,28 @@
 //!
 //! This module knows no decoder, no sampler and no tensor.
 
+mod encoding;
 mod error;
 mod index;
+mod inspect;
+mod journal;
 mod names;
 mod reader;
+mod resume;
+mod shard_file;
 mod statistics;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub use encoding::{Encoding, RAW_BYTES};
 pub use error::DatasetError;
-pub use reader::{Dataset, Encoded};
-pub use statistics::{PixelStatistics, Summary as PixelSummary};
+pub use reader::{Dataset, Encoded, Location, ShardEntry};
+pub(crate) use shard_file::ShardFile;
+pub use statistics::{PixelStatistics, PixelSums, Summary as PixelSummary};
 pub use writer::{PackWriter, Packed, Sizes};
 
-/// Width and height of every packed picture, in pixels.
+/// Width and height of what is seen of every picture, in pixels.
 pub const SIDE: u32 = 256;
 
 /// Where the index lies under the data set's URL.
@@ -44,6 +52,26 @@ pub const SHARDS: &str = "shards";
 /// Path of a shard under the data set's URL.
 pub fn shard_path(shard: usize) -> String {
     format!("{SHARDS}/{shard:05}.convoy")
+}
+
+/// What a label stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    /// What classes are told apart by and ordered by: a WordNet id, or a folder's name.
+    pub key: String,
+    /// What people call it; empty if nothing said so.
+    pub title: String,
+}
+
+impl Class {
+    /// The key, and the title behind it if there is one.
+    pub fn shown(&self) -> String {
+        if self.title.is_empty() {
+            self.key.clone()
+        } else {
+            format!("{} {}", self.key, self.title)
+        }
+    }
 }
 
 /// The two parts of a data set.

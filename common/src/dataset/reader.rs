@@ -1,32 +1,96 @@
 //! Reads a packed data set by range, and checks every byte that it hands out.
+//!
+//! From a folder of this machine images are read where they lie, on threads that may block; from
+//! any other store with a deadline, tried again as long as that lasts.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::index::{Defect, Index, Record, VERSION};
-use super::{DatasetError, DatasetIdentity, INDEX, NAMES, SHARDS, Split, names, shard_path};
-use crate::store::{Store, StoreError};
+use super::shard_file::ShardFile;
+use super::{
+    DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, SHARDS, Split, names, shard_path,
+};
+use crate::store::{READ_PIECE, Store, StoreError};
 
 /// Shards that are read from at a time for one call.
 const CONCURRENT_SHARDS: usize = 16;
 
+/// Pieces of a whole shard that are under way: one arrives while the next is asked for.
+const PIECES_AT_ONCE: usize = 2;
+
+/// Threads that read files for one call.
+const CONCURRENT_FILES: usize = 4;
+
+/// How often an image is read whose bytes come wrong: once for an accident on the way.
+const READINGS: u32 = 3;
+
+/// How long a read may take where nobody says so; the default of `data.read_timeout`.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A packed data set; cheap to clone.
 #[derive(Clone)]
 pub struct Dataset {
-    store: Store,
-    index: Arc<Index>,
+    pub(super) store: Store,
+    pub(super) index: Arc<Index>,
+    read_timeout: Duration,
+    /// [`super::Class::shown`] of each.
+    classes: Arc<[String]>,
+}
+
+/// Where an image lies, and what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Number of its shard.
+    pub shard: usize,
+    /// Of its first byte, from the start of the shard.
+    pub offset: u64,
+    /// In bytes.
+    pub length: u32,
+    /// Its number over both splits.
+    image: u64,
+    label: u16,
+    crc32c: u32,
+    encoding: Encoding,
+}
+
+impl Location {
+    /// Its bytes within the shard.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
+
+    /// The image, if these are its bytes.
+    pub fn check(&self, bytes: Bytes) -> Option<Encoded> {
+        let good = bytes.len() == self.length as usize && crc32c::crc32c(&bytes) == self.crc32c;
+        good.then_some(Encoded { bytes, label: self.label, encoding: self.encoding })
+    }
+}
+
+/// A shard, as the index knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardEntry {
+    /// Size of the object.
+    pub bytes: u64,
+    /// BLAKE3 of the whole object.
+    pub hash: [u8; 32],
 }
 
 /// A picture as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// A JPEG of 256x256 pixels.
+    /// In the form that `encoding` says.
     pub bytes: Bytes,
     /// Number of its class.
     pub label: u16,
+    /// That of the data set.
+    pub encoding: Encoding,
 }
 
 impl Dataset {
@@ -36,6 +100,17 @@ impl Dataset {
     /// [`DatasetError::Missing`], [`DatasetError::BadIndex`], [`DatasetError::Version`],
     /// [`DatasetError::ShardMismatch`], or what the store says.
     pub async fn open(store: Store) -> Result<Self, DatasetError> {
+        let dataset = Self::open_index(store).await?;
+        dataset.compare_sizes().await?;
+        Ok(dataset)
+    }
+
+    /// Reads the index and checks it, without a look at the shards: for [`Self::inspect`].
+    ///
+    /// # Errors
+    /// [`DatasetError::Missing`], [`DatasetError::BadIndex`], [`DatasetError::Version`], or what the
+    /// store says.
+    pub async fn open_index(store: Store) -> Result<Self, DatasetError> {
         let url = store.url().to_owned();
         let data = match store.get(INDEX).await {
             Ok(data) => data,
@@ -51,9 +126,21 @@ impl Dataset {
             }
             Defect::Detail(detail) => DatasetError::BadIndex { url: url.clone(), detail },
         })?;
-        let dataset = Self { store, index: Arc::new(index) };
-        dataset.compare_sizes().await?;
-        Ok(dataset)
+        let classes = index.classes.iter().map(super::Class::shown).collect();
+        let (index, read_timeout) = (Arc::new(index), READ_TIMEOUT);
+        Ok(Self { store, index, read_timeout, classes })
+    }
+
+    /// The same with another limit on how long a read may take, with all its tries; 30 s if this is
+    /// never called.
+    #[must_use]
+    pub fn with_read_timeout(self, read_timeout: Duration) -> Self {
+        Self { read_timeout, ..self }
+    }
+
+    /// How long a read may take.
+    pub(crate) fn read_timeout(&self) -> Duration {
+        self.read_timeout
     }
 
     /// What tells it from another.
@@ -84,9 +171,14 @@ impl Dataset {
         self.len(split) == 0
     }
 
-    /// The classes' names; a label is a place in it.
+    /// In which form the pictures are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.index.encoding
+    }
+
+    /// The classes' names, each with its title; a label is a place in it.
     pub fn classes(&self) -> &[String] {
-        &self.index.classes
+        &self.classes
     }
 
     /// Mean of the training pictures, `3 x 256 x 256` (channels R G B), 0 to 255.
@@ -104,32 +196,111 @@ impl Dataset {
         self.index.shards.len()
     }
 
+    /// Size and hash of a shard; nothing for a number that the index does not list.
+    pub fn shard(&self, shard: usize) -> Option<ShardEntry> {
+        let shard = self.index.shards.get(shard)?;
+        Some(ShardEntry { bytes: shard.bytes, hash: shard.hash })
+    }
+
+    /// Whether it lies in a folder of this machine.
+    pub fn is_local(&self) -> bool {
+        self.store.file_of("").is_some()
+    }
+
+    /// The first picture of each shard that holds some of the split, numbered within the split:
+    /// ascending from 0. Those of the training split are the data set's first shards.
+    pub fn shard_starts(&self, split: Split) -> Vec<u64> {
+        let (first, end) = match split {
+            Split::Train => (0, self.index.train),
+            Split::Validation => (self.index.train, self.index.images()),
+        };
+        let shards = &self.index.shards;
+        let next = |number: usize| shards.get(number + 1).map_or(u64::MAX, |shard| shard.first);
+        let held = shards.iter().enumerate();
+        let held = held.filter(|(number, shard)| shard.first < end && next(*number) > first);
+        held.map(|(_, shard)| shard.first.max(first) - first).collect()
+    }
+
     /// The label of a picture; 0 beyond the end of the split, where there is none.
     pub fn label(&self, split: Split, index: u64) -> u16 {
         self.record(split, index).map_or(0, |(_, record)| record.label)
     }
 
-    /// Reads pictures of a split, in the order asked for, with one call to the store per shard.
+    /// Where pictures of a split lie, in the order asked for.
+    ///
+    /// # Errors
+    /// [`DatasetError::NoSuchImage`]
+    pub fn locate(&self, split: Split, indices: &[u64]) -> Result<Vec<Location>, DatasetError> {
+        let location = |&index: &u64| {
+            let (image, record) = self.record(split, index)?;
+            let Record { offset, length, label, crc32c } = record;
+            let shard = self.index.shard_of(image);
+            let encoding = self.index.encoding;
+            Ok(Location { shard, offset, length, image, label, crc32c, encoding })
+        };
+        indices.iter().map(location).collect()
+    }
+
+    /// Reads pictures of a split, in the order asked for.
     ///
     /// # Errors
     /// [`DatasetError::NoSuchImage`], [`DatasetError::AlteredImage`] with the picture's name, or
     /// what the store says.
     pub async fn read(&self, split: Split, indices: &[u64]) -> Result<Vec<Encoded>, DatasetError> {
-        let mut by_shard: BTreeMap<usize, Vec<Place>> = BTreeMap::new();
-        for (slot, &index) in indices.iter().enumerate() {
-            let (image, record) = self.record(split, index)?;
-            let shard = self.index.shard_of(image);
-            by_shard.entry(shard).or_default().push(Place { slot, image, record });
-        }
-        let parts: Vec<Vec<(usize, Encoded)>> = stream::iter(by_shard)
-            .map(|(shard, places)| self.read_shard(shard, places))
-            .buffer_unordered(CONCURRENT_SHARDS)
-            .try_collect()
-            .await?;
+        self.read_at(self.locate(split, indices)?).await
+    }
+
+    /// Reads pictures, in the order given: where they lie, or with few requests for each shard.
+    ///
+    /// # Errors
+    /// [`DatasetError::AlteredImage`] with the picture's name, or what the store says.
+    pub async fn read_at(&self, wanted: Vec<Location>) -> Result<Vec<Encoded>, DatasetError> {
+        let count = wanted.len();
+        let mut places: Vec<Place> =
+            wanted.into_iter().enumerate().map(|(slot, at)| Place { slot, at }).collect();
+        places.sort_by_key(|place| (place.at.shard, place.at.offset));
+        let parts: Vec<Vec<(usize, Encoded)>> = if self.is_local() {
+            let share = count.div_ceil(CONCURRENT_FILES).max(1);
+            let shares: Vec<Vec<Place>> = places.chunks(share).map(<[Place]>::to_vec).collect();
+            stream::iter(shares)
+                .map(|share| self.read_files(share))
+                .buffer_unordered(CONCURRENT_FILES)
+                .try_collect()
+                .await?
+        } else {
+            let mut by_shard: BTreeMap<usize, Vec<Place>> = BTreeMap::new();
+            for place in places {
+                by_shard.entry(place.at.shard).or_default().push(place);
+            }
+            stream::iter(by_shard)
+                .map(|(shard, places)| self.read_shard(shard, places))
+                .buffer_unordered(CONCURRENT_SHARDS)
+                .try_collect()
+                .await?
+        };
         let mut found: HashMap<usize, Encoded> = parts.into_iter().flatten().collect();
-        let in_order: Option<Vec<Encoded>> =
-            (0..indices.len()).map(|slot| found.remove(&slot)).collect();
+        let in_order: Option<Vec<Encoded>> = (0..count).map(|slot| found.remove(&slot)).collect();
         Ok(in_order.expect("invariant: every slot was asked of one shard"))
+    }
+
+    /// A whole shard in pieces, in order; nobody has compared them with its hash.
+    pub fn shard_pieces(
+        &self,
+        shard: usize,
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + use<> {
+        let (store, within) = (self.store.clone(), self.read_timeout);
+        let size = self.shard(shard).map_or(0, |shard| shard.bytes);
+        let pieces = size.div_ceil(READ_PIECE);
+        stream::iter(0..pieces)
+            .map(move |piece| {
+                let store = store.clone();
+                async move {
+                    let start = piece * READ_PIECE;
+                    let range = start..(start + READ_PIECE).min(size);
+                    store.read_range(&shard_path(shard), range, within).await
+                }
+            })
+            .buffered(PIECES_AT_ONCE)
     }
 
     /// Reads a whole shard and compares its hash with the index.
@@ -137,14 +308,24 @@ impl Dataset {
     /// # Errors
     /// [`DatasetError::ShardMismatch`], or what the store says.
     pub async fn verify_shard(&self, shard: usize) -> Result<(), DatasetError> {
-        let Some(expected) = self.index.shards.get(shard) else {
-            return Err(self.mismatch(shard, "the index does not list it".to_owned()));
+        let Some(expected) = self.shard(shard) else {
+            return Err(self.mismatch(shard, "the index does not list it"));
         };
-        let data = self.store.get(&shard_path(shard)).await?;
-        if *blake3::hash(&data).as_bytes() != expected.hash {
-            return Err(self.mismatch(shard, "its hash differs".to_owned()));
+        let mut hasher = blake3::Hasher::new();
+        let mut pieces = std::pin::pin!(self.shard_pieces(shard));
+        while let Some(piece) = pieces.try_next().await? {
+            hasher.update(&piece);
+        }
+        if *hasher.finalize().as_bytes() != expected.hash {
+            return Err(self.mismatch(shard, "its hash differs"));
         }
         Ok(())
+    }
+
+    /// What is said of a shard that is not what the index lists.
+    pub(crate) fn mismatch(&self, shard: usize, detail: impl Into<String>) -> DatasetError {
+        let url = self.store.url().to_owned();
+        DatasetError::ShardMismatch { url, shard: shard_path(shard), detail: detail.into() }
     }
 
     /// The file name of a picture, as `train/CLASS/FILE`.
@@ -162,7 +343,7 @@ impl Dataset {
             url: self.store.url().to_owned(),
             detail: format!("{NAMES} does not belong to it"),
         })?;
-        let class = &self.index.classes[usize::from(record.label)];
+        let class = &self.index.classes[usize::from(record.label)].key;
         Ok(format!("{}/{class}/{name}", split.folder()))
     }
 
@@ -187,24 +368,69 @@ impl Dataset {
     async fn read_shard(
         &self,
         shard: usize,
-        mut places: Vec<Place>,
+        mut missing: Vec<Place>,
     ) -> Result<Vec<(usize, Encoded)>, DatasetError> {
-        places.sort_by_key(|place| place.record.offset);
-        let ranges: Vec<_> = places
-            .iter()
-            .map(|Place { record, .. }| record.offset..record.offset + u64::from(record.length))
-            .collect();
-        let data = self.store.get_ranges(&shard_path(shard), &ranges).await?;
-        let mut encoded = Vec::with_capacity(places.len());
-        for (at, place) in places.iter().enumerate() {
-            let Place { slot, image, record } = *place;
-            let bytes = data.get(at).cloned().unwrap_or_default();
-            if bytes.len() != record.length as usize || crc32c::crc32c(&bytes) != record.crc32c {
-                return Err(self.altered(shard, image).await);
+        let path = shard_path(shard);
+        let mut encoded = Vec::with_capacity(missing.len());
+        for _ in 0..READINGS {
+            let ranges: Vec<Range<u64>> = missing.iter().map(|place| place.at.range()).collect();
+            let data = self.store.read_ranges(&path, &ranges, self.read_timeout).await?;
+            let mut wrong = Vec::new();
+            for (place, bytes) in missing.into_iter().zip(data) {
+                match place.at.check(bytes) {
+                    Some(image) => encoded.push((place.slot, image)),
+                    None => wrong.push(place),
+                }
             }
-            encoded.push((slot, Encoded { bytes, label: record.label }));
+            if wrong.is_empty() {
+                return Ok(encoded);
+            }
+            missing = wrong;
+        }
+        Err(self.altered(shard, missing[0].at.image).await)
+    }
+
+    /// `places` by shard.
+    async fn read_files(&self, places: Vec<Place>) -> Result<Vec<(usize, Encoded)>, DatasetError> {
+        let (this, first) = (self.clone(), places.first().map_or(0, |place| place.at.shard));
+        let reading = tokio::task::spawn_blocking(move || this.read_files_here(&places));
+        let (shard, image) = match tokio::time::timeout(self.read_timeout, reading).await {
+            Ok(Ok(Ok(encoded))) => return Ok(encoded),
+            Ok(Ok(Err(Unread::Altered(at)))) => (at.shard, at.image),
+            Ok(Ok(Err(Unread::Failed(shard, error)))) => return Err(self.unreadable(shard, error)),
+            Ok(Err(panicked)) => return Err(self.unreadable(first, panicked)),
+            Err(_) => {
+                let waited = self.read_timeout.as_secs_f64();
+                return Err(
+                    self.unreadable(first, format!("the disk did not answer for {waited} s"))
+                );
+            }
+        };
+        Err(self.altered(shard, image).await)
+    }
+
+    fn read_files_here(&self, places: &[Place]) -> Result<Vec<(usize, Encoded)>, Unread> {
+        let mut encoded = Vec::with_capacity(places.len());
+        for places in places.chunk_by(|one, next| one.at.shard == next.at.shard) {
+            let shard = places[0].at.shard;
+            let failed = |error| Unread::Failed(shard, error);
+            let path: PathBuf = self.store.file_of(&shard_path(shard)).unwrap_or_default();
+            let file = ShardFile::open(&path).map_err(failed)?;
+            for place in places {
+                let image = file.read(&place.at).map_err(failed)?;
+                encoded.push((place.slot, image.ok_or(Unread::Altered(place.at))?));
+            }
         }
         Ok(encoded)
+    }
+
+    fn unreadable(
+        &self,
+        shard: usize,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> DatasetError {
+        let url = self.store.url_of(&shard_path(shard));
+        StoreError::Other { action: "read", url, source: error.into() }.into()
     }
 
     async fn altered(&self, shard: usize, image: u64) -> DatasetError {
@@ -233,15 +459,10 @@ impl Dataset {
                     let detail = format!("{size} bytes where the index says {expected}");
                     return Err(self.mismatch(number, detail));
                 }
-                None => return Err(self.mismatch(number, "it is not there".to_owned())),
+                None => return Err(self.mismatch(number, "it is not there")),
             }
         }
         Ok(())
-    }
-
-    fn mismatch(&self, shard: usize, detail: String) -> DatasetError {
-        let url = self.store.url().to_owned();
-        DatasetError::ShardMismatch { url, shard: shard_path(shard), detail }
     }
 }
 
@@ -250,7 +471,13 @@ impl Dataset {
 struct Place {
     /// Its place in the answer.
     slot: usize,
-    /// Its number over both splits.
-    image: u64,
-    record: Record,
+    at: Location,
+}
+
+/// Why files were not read.
+enum Unread {
+    /// The bytes are not the image's.
+    Altered(Location),
+    /// The system says so, of that shard.
+    Failed(usize, std::io::Error),
 }

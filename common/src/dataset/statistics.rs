@@ -2,13 +2,112 @@
 //!
 //! Everything is summed in integers, so that the result is the same bits whatever the number of
 //! threads and the order in which they finish.
+//!
+//! ```text
+//! pictures -> PixelSums (of a few, one thread) -> PixelSums (of a shard) -> PixelStatistics (of all)
+//! ```
 
 use super::SIDE;
 use crate::image::Rgb8;
 
 const PIXELS: usize = (SIDE * SIDE) as usize;
+const VALUES: usize = PIXELS * 3;
 
-/// Sums over pictures of 256x256 pixels; parts from several threads are merged.
+/// Pixels whose products are summed in 32 bits before they are added in 64: 255 * 255 * 2048 < 2^27.
+const STRIP: usize = 2048;
+
+/// Sums over at most 2^24 pictures of 256x256 pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PixelSums {
+    images: u32,
+    /// Sum per place and channel, in the picture's own order (HWC).
+    sums: Vec<u32>,
+    /// Sums of the products of two channels: RR RG RB GG GB BB.
+    products: [u64; 6],
+}
+
+impl Default for PixelSums {
+    fn default() -> Self {
+        Self { images: 0, sums: vec![0; VALUES], products: [0; 6] }
+    }
+}
+
+impl PixelSums {
+    /// Bytes of [`Self::write`].
+    pub(super) const BYTES: usize = 4 + VALUES * 4 + 6 * 8;
+
+    /// Adds one picture, `256 x 256 x 3`; one of another size is left out.
+    pub fn add(&mut self, pixels: &[u8]) {
+        if pixels.len() != VALUES {
+            return;
+        }
+        self.images += 1;
+        for (sum, &value) in self.sums.iter_mut().zip(pixels) {
+            *sum += u32::from(value);
+        }
+        for strip in pixels.chunks(STRIP * 3) {
+            let mut products = [0_u32; 6];
+            let (strip, _) = strip.as_chunks::<3>();
+            for pixel in strip {
+                let [r, g, b] = pixel.map(u32::from);
+                for (total, product) in
+                    products.iter_mut().zip([r * r, r * g, r * b, g * g, g * b, b * b])
+                {
+                    *total += product;
+                }
+            }
+            for (total, product) in self.products.iter_mut().zip(products) {
+                *total += u64::from(product);
+            }
+        }
+    }
+
+    /// Adds what another has summed.
+    pub fn merge(&mut self, other: &Self) {
+        if other.images == 0 {
+            return;
+        }
+        self.images += other.images;
+        for (sum, more) in self.sums.iter_mut().zip(&other.sums) {
+            *sum += more;
+        }
+        for (sum, more) in self.products.iter_mut().zip(other.products) {
+            *sum += more;
+        }
+    }
+
+    /// Back to nothing, with the same memory.
+    pub fn clear(&mut self) {
+        self.images = 0;
+        self.sums.fill(0);
+        self.products = [0; 6];
+    }
+
+    /// Little-endian: pictures 4, sums 4 each, products 8 each.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.images.to_le_bytes());
+        self.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+        self.products.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    }
+
+    /// What [`Self::write`] wrote.
+    pub(super) fn read(bytes: &[u8; Self::BYTES]) -> Self {
+        let (words, products) = bytes.split_at(4 + VALUES * 4);
+        let (words, _) = words.as_chunks::<4>();
+        let (products, _) = products.as_chunks::<8>();
+        let mut sums = Self {
+            images: u32::from_le_bytes(words[0]),
+            sums: words[1..].iter().map(|word| u32::from_le_bytes(*word)).collect(),
+            products: [0; 6],
+        };
+        for (product, bytes) in sums.products.iter_mut().zip(products) {
+            *product = u64::from_le_bytes(*bytes);
+        }
+        sums
+    }
+}
+
+/// Sums over any number of pictures of 256x256 pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PixelStatistics {
     images: u64,
@@ -30,31 +129,26 @@ pub struct Summary {
 
 impl Default for PixelStatistics {
     fn default() -> Self {
-        Self { images: 0, sums: vec![0; PIXELS * 3], products: [0; 6] }
+        Self { images: 0, sums: vec![0; VALUES], products: [0; 6] }
     }
 }
 
 impl PixelStatistics {
     /// Adds one picture; one of another size than 256x256 is left out.
     pub fn add(&mut self, image: &Rgb8) {
-        if image.pixels.len() != self.sums.len() {
-            return;
+        let mut sums = PixelSums::default();
+        sums.add(&image.pixels);
+        self.add_sums(&sums);
+    }
+
+    /// Adds the pictures that somebody has summed.
+    pub fn add_sums(&mut self, other: &PixelSums) {
+        self.images += u64::from(other.images);
+        for (sum, &more) in self.sums.iter_mut().zip(&other.sums) {
+            *sum += u64::from(more);
         }
-        self.images += 1;
-        let mut products = [0_u64; 6];
-        for (pixel, sum) in image.pixels.chunks_exact(3).zip(self.sums.chunks_exact_mut(3)) {
-            let [r, g, b] = [u32::from(pixel[0]), u32::from(pixel[1]), u32::from(pixel[2])];
-            sum[0] += u64::from(r);
-            sum[1] += u64::from(g);
-            sum[2] += u64::from(b);
-            for (total, product) in
-                products.iter_mut().zip([r * r, r * g, r * b, g * g, g * b, b * b])
-            {
-                *total += u64::from(product);
-            }
-        }
-        for (total, product) in self.products.iter_mut().zip(products) {
-            *total += product;
+        for (sum, more) in self.products.iter_mut().zip(other.products) {
+            *sum += more;
         }
     }
 
@@ -72,7 +166,7 @@ impl PixelStatistics {
     /// Mean image and covariance; zeros if there were no pictures.
     pub fn summary(&self) -> Summary {
         let images = self.images.max(1) as f64;
-        let mut mean_image = vec![0.0; PIXELS * 3];
+        let mut mean_image = vec![0.0; VALUES];
         for (place, sums) in self.sums.chunks_exact(3).enumerate() {
             for (channel, &sum) in sums.iter().enumerate() {
                 mean_image[channel * PIXELS + place] = (sum as f64 / images) as f32;
@@ -93,5 +187,36 @@ impl PixelStatistics {
             }
         }
         Summary { mean_image, covariance }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_come_back_from_their_bytes_and_are_the_same_whoever_summed_them() {
+        let picture = |n: usize| -> Vec<u8> { (0..VALUES).map(|i| (i * (n + 3)) as u8).collect() };
+        let mut all = PixelSums::default();
+        (0..5).for_each(|n| all.add(&picture(n)));
+        all.add(&[1, 2, 3]);
+        let (mut left, mut right) = (PixelSums::default(), PixelSums::default());
+        (0..2).for_each(|n| left.add(&picture(n)));
+        (2..5).for_each(|n| right.add(&picture(n)));
+        right.merge(&left);
+        assert_eq!(right, all);
+        let mut bytes = Vec::new();
+        all.write(&mut bytes);
+        assert_eq!(PixelSums::read(bytes.as_slice().try_into().unwrap()), all);
+        let (mut one, mut other) = (PixelStatistics::default(), PixelStatistics::default());
+        one.add_sums(&all);
+        for n in 0..5 {
+            other.add(&Rgb8::new(256, 256, picture(n)).unwrap());
+        }
+        assert_eq!(one, other);
+        let by_hand: u64 = (0..5).flat_map(picture).map(u64::from).sum();
+        assert_eq!(all.sums.iter().map(|&it| u64::from(it)).sum::<u64>(), by_hand);
+        right.clear();
+        assert_eq!(right, PixelSums::default());
     }
 }

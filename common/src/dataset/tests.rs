@@ -67,6 +67,29 @@ async fn what_was_packed_is_read_back_in_any_order_over_many_shards() {
 }
 
 #[tokio::test]
+async fn the_first_images_of_the_shards_cut_each_split_as_the_shards_do() {
+    let folder = TempDir::new().unwrap();
+    let packed = write(&folder).await;
+    let dataset = Dataset::open(store(&folder)).await.unwrap();
+    let (train, validation) =
+        (dataset.shard_starts(Split::Train), dataset.shard_starts(Split::Validation));
+    for (starts, (split, count)) in [(&train, COUNTS[0]), (&validation, COUNTS[1])] {
+        assert_eq!(starts[0], 0, "{split:?}");
+        assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{starts:?}");
+        assert!(*starts.last().unwrap() < count, "{starts:?}");
+    }
+    // No shard holds pictures of both splits.
+    assert_eq!(train.len() + validation.len(), packed.shards);
+    // A shard holds what its size says: a cut elsewhere would put bytes into another one.
+    for (number, start) in train.iter().enumerate() {
+        let end = train.get(number + 1).copied().unwrap_or(23);
+        let bytes: usize = (*start..end).map(|it| content(Split::Train, it).len()).sum();
+        let stored = std::fs::metadata(folder.path().join(shard_path(number))).unwrap().len();
+        assert_eq!(stored, 16 + bytes as u64, "shard {number}");
+    }
+}
+
+#[tokio::test]
 async fn the_same_images_make_the_same_bytes_and_one_changed_byte_another_digest() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let digest = write(&a).await.identity.digest;
@@ -104,6 +127,104 @@ async fn a_place_without_an_index_is_no_data_set_and_says_if_a_packing_was_broke
     std::fs::write(&stranger, "mine").unwrap();
     drop(PackWriter::start(store(&folder), Sizes::default()).await.unwrap());
     assert!(stranger.exists() && !folder.path().join(shard_path(0)).exists());
+}
+
+const PLAN: &str = "a plan";
+
+/// Packs as [`write`] does, with shards of four pictures and a note in each; `stop` shards after
+/// the beginning it is broken off. Returns the notes that it was given, and what came of it.
+async fn write_on(folder: &TempDir, stop: usize) -> (Vec<Vec<u8>>, Option<Packed>) {
+    let sizes = Sizes { shard: 10_000 };
+    let (mut writer, notes) =
+        PackWriter::resume(store(folder), sizes, Encoding::Original, PLAN, false).await.unwrap();
+    let mut left = stop;
+    let mut taken = 0;
+    for (split, count) in COUNTS {
+        for number in 0..count {
+            taken += 1;
+            if taken <= writer.images() {
+                continue;
+            }
+            if number % 4 == 0 && taken > 1 && writer.must_close(split, 10_000) {
+                writer.close(taken.to_string().into_bytes()).await.unwrap();
+                left -= 1;
+                if left == 0 {
+                    writer.settle().await.unwrap();
+                    return (notes, None);
+                }
+            }
+            let name = format!("{number}.jpg");
+            writer.push(split, (number % 3) as u16, &name, &content(split, number)).unwrap();
+            if split == Split::Train {
+                let mut sums = PixelSums::default();
+                sums.add(&[number as u8; RAW_BYTES]);
+                writer.add_sums(&sums);
+            }
+        }
+    }
+    assert_eq!(writer.counts(Split::Train), [8, 8, 7]);
+    assert_eq!(writer.counts(Split::Validation), [3, 3, 3]);
+    let class = |key: &str, title: &str| Class { key: key.to_owned(), title: title.to_owned() };
+    let classes = [class("a", "apple"), class("b", ""), class("c", "plum")];
+    (notes, Some(writer.finish_as(&classes, &[2, 0, 1], Vec::new()).await.unwrap()))
+}
+
+fn files(folder: &TempDir) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.path().to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder.path()).unwrap().display().to_string();
+                files.push((name, std::fs::read(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_packing_that_was_broken_off_is_gone_on_with_and_gives_the_same_bytes() {
+    let whole = TempDir::new().unwrap();
+    let (notes, packed) = write_on(&whole, usize::MAX).await;
+    assert!(notes.is_empty());
+    let dataset = Dataset::open(store(&whole)).await.unwrap();
+    assert_eq!(dataset.identity(), packed.unwrap().identity);
+    assert_eq!(dataset.classes(), ["a apple", "b", "c plum"]);
+    assert_eq!(dataset.encoding(), Encoding::Original);
+    assert_eq!(dataset.label(Split::Train, 1), 0, "labels are exchanged at the end");
+    assert_eq!(dataset.mean_image()[5], 11.0);
+    let folder = TempDir::new().unwrap();
+    assert!(write_on(&folder, 2).await.1.is_none());
+    assert!(write_on(&folder, 3).await.1.is_none());
+    // A page without its shard, and whatever comes behind it, counts for nothing.
+    std::fs::remove_file(folder.path().join(shard_path(4))).unwrap();
+    let (notes, packed) = write_on(&folder, usize::MAX).await;
+    assert_eq!(notes, [b"5".to_vec(), b"9".to_vec(), b"13".to_vec(), b"17".to_vec()]);
+    assert!(packed.is_some());
+    assert!(files(&folder) == files(&whole), "no page is left, and all bytes are the same");
+}
+
+#[tokio::test]
+async fn what_another_plan_began_is_kept_until_a_restart_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    write_on(&folder, 2).await;
+    let resume = |restart| {
+        let (store, sizes) = (store(&folder), Sizes::default());
+        PackWriter::resume(store, sizes, Encoding::Original, "another plan", restart)
+    };
+    let Err(DatasetError::OtherPacking { held, .. }) = resume(false).await else {
+        panic!("was taken up")
+    };
+    assert_eq!(held, PLAN);
+    assert!(folder.path().join(shard_path(1)).exists());
+    let (writer, notes) = resume(true).await.unwrap();
+    assert_eq!((writer.images(), notes.len()), (0, 0));
+    assert!(!folder.path().join(shard_path(1)).exists());
 }
 
 #[tokio::test]
@@ -158,7 +279,7 @@ async fn an_index_of_another_version_or_cut_or_altered_is_refused() {
     newer[8] = 9;
     std::fs::write(&path, &newer).unwrap();
     let outcome = Dataset::open(store(&folder)).await;
-    assert!(matches!(outcome, Err(DatasetError::Version { found: 9, expected: 1, .. })));
+    assert!(matches!(outcome, Err(DatasetError::Version { found: 9, expected: 2, .. })));
     let mut altered = whole.clone();
     altered[60] ^= 4;
     for bad in [&whole[..whole.len() / 2], &whole[..3], b"", &altered] {
@@ -187,8 +308,10 @@ async fn what_the_format_cannot_hold_is_refused_by_the_writer() {
 /// An index as the writer makes it, small but for the mean image.
 fn index_bytes() -> Vec<u8> {
     let record = |offset, label| Record { offset, length: 10, label, crc32c: 7 };
+    let class = |key| Class { key, title: String::new() };
     Contents {
-        classes: &classes(),
+        encoding: Encoding::Jpeg256,
+        classes: &classes().into_iter().map(class).collect::<Vec<_>>(),
         shards: &[
             Shard { bytes: 36, first: 0, hash: [1; 32] },
             Shard { bytes: 26, first: 2, hash: [2; 32] },
@@ -202,7 +325,7 @@ fn index_bytes() -> Vec<u8> {
 }
 
 /// Bytes before the mean image, where an index can lie about itself.
-const TELLING: usize = 80 + 3 * 2 + 13 + 2 * 48 + 3 * 18;
+const TELLING: usize = 84 + 3 * 4 + 13 + 2 * 48 + 3 * 18;
 
 fn resealed(mut bytes: Vec<u8>) -> Bytes {
     bytes.truncate(bytes.len() - 32);
@@ -214,12 +337,23 @@ fn resealed(mut bytes: Vec<u8>) -> Bytes {
 fn an_index_whose_hash_is_right_but_whose_images_lie_elsewhere_is_refused() {
     assert!(Index::decode(&resealed(index_bytes())).is_ok());
     let records = TELLING - 3 * 18;
-    for (place, value) in [(records, 0), (records + 8, 200), (records + 12, 9), (records + 18, 17)]
-    {
+    let lies = [
+        (16, 1, true),       // originals may have any size,
+        (16, 2, false),      // raw pixels not,
+        (16, 3, false),      // and nobody knows a fourth encoding
+        (86, b'z', false),   // classes out of order
+        (records, 0, false), // within the shard's header
+        (records + 8, 200, false),
+        (records + 12, 9, false),
+        (records + 18, 17, false),
+    ];
+    for (place, value, holds) in lies {
         let mut bytes = index_bytes();
         bytes[place] = value;
-        let outcome = Index::decode(&resealed(bytes));
-        assert!(matches!(outcome, Err(Defect::Detail(_))), "byte {place}");
+        match Index::decode(&resealed(bytes)) {
+            Ok(_) => assert!(holds, "byte {place}"),
+            Err(defect) => assert!(!holds && matches!(defect, Defect::Detail(_)), "byte {place}"),
+        }
     }
 }
 

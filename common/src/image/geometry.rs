@@ -23,33 +23,58 @@ pub fn shorter_side_256(image: Rgb8) -> Result<Rgb8, ImageError> {
 /// # Errors
 /// [`ImageError::TooNarrow`] if the longer side would pass the usual [`Limits`].
 pub fn shorter_side(image: Rgb8, side: u32) -> Result<Rgb8, ImageError> {
-    let (width, height) = (image.width, image.height);
+    let size = (image.width, image.height);
+    let Some(to) = scaled_size(image.width, image.height, side)? else { return Ok(image) };
+    let mut pixels = Vec::new();
+    resize(&mut Resizer::new(), &image.pixels, size, to, &mut pixels)?;
+    Ok(Rgb8 { width: to.0, height: to.1, pixels })
+}
+
+/// Width and height after [`shorter_side`]; nothing where it has nothing to do.
+pub(super) fn scaled_size(
+    width: u32,
+    height: u32,
+    side: u32,
+) -> Result<Option<(u32, u32)>, ImageError> {
     let shorter = width.min(height);
     if shorter == side {
-        return Ok(image);
+        return Ok(None);
     }
     if shorter == 0 {
         return Err(ImageError::Corrupt { detail: "an image without pixels".to_owned() });
     }
     let longer = u64::from(width.max(height)) * u64::from(side) / u64::from(shorter);
-    let longer = match u32::try_from(longer) {
-        Ok(longer) if longer <= Limits::default().side => longer,
-        _ => return Err(ImageError::TooNarrow { width, height, side }),
-    };
-    let (to_width, to_height) = if width <= height { (side, longer) } else { (longer, side) };
-    resize(&image, to_width, to_height)
+    match u32::try_from(longer) {
+        Ok(longer) if longer <= Limits::default().side => {
+            Ok(Some(if width <= height { (side, longer) } else { (longer, side) }))
+        }
+        _ => Err(ImageError::TooNarrow { width, height, side }),
+    }
 }
 
-fn resize(image: &Rgb8, width: u32, height: u32) -> Result<Rgb8, ImageError> {
+/// Scales `pixels` of size `from` into `scaled`, which becomes as long as size `to` needs.
+pub(super) fn resize(
+    resizer: &mut Resizer,
+    pixels: &[u8],
+    from: (u32, u32),
+    to: (u32, u32),
+    scaled: &mut Vec<u8>,
+) -> Result<(), ImageError> {
     let corrupt = |error: &dyn std::fmt::Display| ImageError::Corrupt { detail: error.to_string() };
-    let mut pixels = vec![0; width as usize * height as usize * 3];
-    let from = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels)
+    scaled.resize(to.0 as usize * to.1 as usize * 3, 0);
+    let from = TypedImageRef::<U8x3>::from_buffer(from.0, from.1, pixels)
         .map_err(|error| corrupt(&error))?;
-    let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels)
+    let mut to = TypedImage::<U8x3>::from_buffer(to.0, to.1, scaled.as_mut_slice())
         .map_err(|error| corrupt(&error))?;
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize_typed(&from, &mut to, &options).map_err(|error| corrupt(&error))?;
-    Ok(Rgb8 { width, height, pixels })
+    resizer.resize_typed(&from, &mut to, &options).map_err(|error| corrupt(&error))
+}
+
+/// Where a square of `side` pixels begins that lies in the middle of `length` pixels; halves are
+/// rounded to even, as Python does. 0 if there is no room.
+pub fn centre_offset(length: u32, side: u32) -> u32 {
+    let rest = length.saturating_sub(side);
+    rest / 2 + u32::from(rest % 4 == 3)
 }
 
 /// The square of `side` pixels around the centre; halves are rounded to even, as Python does.
@@ -57,11 +82,7 @@ fn resize(image: &Rgb8, width: u32, height: u32) -> Result<Rgb8, ImageError> {
 /// # Errors
 /// [`ImageError::OutOfBounds`] if the picture is smaller.
 pub fn centre_crop(image: &Rgb8, side: u32) -> Result<Rgb8, ImageError> {
-    let offset = |length: u32| {
-        let rest = length.saturating_sub(side);
-        rest / 2 + u32::from(rest % 4 == 3)
-    };
-    crop(image, offset(image.width), offset(image.height), side)
+    crop(image, centre_offset(image.width, side), centre_offset(image.height, side), side)
 }
 
 /// The square of `side` pixels whose upper left corner is at (`x`, `y`).

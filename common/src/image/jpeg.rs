@@ -54,6 +54,17 @@ pub fn encode_jpeg(image: &Rgb8, quality: u8, chroma: Chroma) -> Result<Vec<u8>,
 }
 
 pub(super) fn decode(bytes: &[u8], limits: Limits) -> Result<Rgb8, ImageError> {
+    let mut pixels = Vec::new();
+    let (width, height) = decode_into(bytes, limits, &mut pixels)?;
+    Rgb8::new(width, height, pixels)
+}
+
+/// Decodes into `pixels`, whatever it held and however long it was; gives width and height.
+pub(super) fn decode_into(
+    bytes: &[u8],
+    limits: Limits,
+    pixels: &mut Vec<u8>,
+) -> Result<(u32, u32), ImageError> {
     let survey = survey(bytes)?;
     limits.check(survey.width, survey.height)?;
     if !survey.complete {
@@ -61,21 +72,35 @@ pub(super) fn decode(bytes: &[u8], limits: Limits) -> Result<Rgb8, ImageError> {
     }
     // Decoders are foreign code over hostile bytes: a bug in one costs one picture, not the run.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        if survey.apart { decode_apart(bytes) } else { decode_usual(bytes, limits) }
+        if survey.apart {
+            decode_apart(bytes).map(|all| *pixels = all)
+        } else {
+            decode_usual(bytes, limits, pixels)
+        }
     }));
     match outcome {
-        Ok(pixels) => Rgb8::new(survey.width, survey.height, pixels?),
-        Err(_) => Err(ImageError::Corrupt { detail: "the decoder gave up on it".to_owned() }),
+        Ok(decoded) => decoded?,
+        Err(_) => {
+            return Err(ImageError::Corrupt { detail: "the decoder gave up on it".to_owned() });
+        }
     }
+    Rgb8::check(survey.width, survey.height, pixels)?;
+    Ok((survey.width, survey.height))
 }
 
-fn decode_usual(bytes: &[u8], limits: Limits) -> Result<Vec<u8>, ImageError> {
+fn decode_usual(bytes: &[u8], limits: Limits, pixels: &mut Vec<u8>) -> Result<(), ImageError> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(limits.side as usize)
         .set_max_height(limits.side as usize)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
-    JpegDecoder::new_with_options(ZCursor::new(bytes), options).decode().map_err(translate)
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(translate)?;
+    let size = decoder.output_buffer_size().unwrap_or(0);
+    // A damaged file may leave pixels unwritten, and they must not be those of the picture before.
+    pixels.clear();
+    pixels.resize(size, 0);
+    decoder.decode_into(pixels).map_err(translate)
 }
 
 fn decode_apart(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
@@ -169,7 +194,7 @@ const END_OF_IMAGE: u8 = 0xd9;
 /// restarts, since an `ff` in it is followed by `00`; so the same search serves headers and scans.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
-        let found = bytes.get(*at..)?.iter().position(|&byte| byte == 0xff)?;
+        let found = memchr::memchr(0xff, bytes.get(*at..)?)?;
         *at += found + 1;
         while bytes.get(*at) == Some(&0xff) {
             *at += 1;

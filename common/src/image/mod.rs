@@ -11,13 +11,15 @@
 //!
 //! This module knows no data set, no tensor and no file system.
 
+mod decoder;
 mod error;
 mod geometry;
 mod jpeg;
 mod png;
 
+pub use decoder::{Decoded, Decoder, Picture};
 pub use error::ImageError;
-pub use geometry::{centre_crop, crop, shorter_side, shorter_side_256};
+pub use geometry::{centre_crop, centre_offset, crop, shorter_side, shorter_side_256};
 pub use jpeg::{Chroma, encode_jpeg};
 
 /// An RGB picture with 8 bits a channel.
@@ -37,14 +39,17 @@ impl Rgb8 {
     /// # Errors
     /// [`ImageError::Corrupt`] if there are not `width * height * 3` of them.
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, ImageError> {
-        let expected = width as usize * height as usize * 3;
-        if pixels.len() == expected {
-            Ok(Self { width, height, pixels })
-        } else {
-            let detail =
-                format!("{} bytes of pixels where {width}x{height} needs {expected}", pixels.len());
-            Err(ImageError::Corrupt { detail })
+        Self::check(width, height, &pixels)?;
+        Ok(Self { width, height, pixels })
+    }
+
+    fn check(width: u32, height: u32, pixels: &[u8]) -> Result<(), ImageError> {
+        let (expected, found) = (width as usize * height as usize * 3, pixels.len());
+        if found == expected {
+            return Ok(());
         }
+        let detail = format!("{found} bytes of pixels where {width}x{height} needs {expected}");
+        Err(ImageError::Corrupt { detail })
     }
 }
 
@@ -93,9 +98,7 @@ pub fn decode_within(bytes: &[u8], limits: Limits) -> Result<Rgb8, ImageError> {
     match sniff(bytes) {
         Kind::Jpeg => jpeg::decode(bytes, limits),
         Kind::Png => png::decode(bytes, limits),
-        Kind::Empty => Err(ImageError::Empty),
-        Kind::Other(format) => Err(ImageError::Unsupported { what: format.to_owned() }),
-        Kind::Unknown => Err(ImageError::NotAnImage),
+        other => Err(other.refused()),
     }
 }
 
@@ -105,6 +108,17 @@ enum Kind {
     Empty,
     Other(&'static str),
     Unknown,
+}
+
+impl Kind {
+    /// Why what is neither JPEG nor PNG is not read.
+    fn refused(&self) -> ImageError {
+        match self {
+            Self::Empty => ImageError::Empty,
+            Self::Other(format) => ImageError::Unsupported { what: (*format).to_owned() },
+            Self::Jpeg | Self::Png | Self::Unknown => ImageError::NotAnImage,
+        }
+    }
 }
 
 fn sniff(bytes: &[u8]) -> Kind {
@@ -121,5 +135,7 @@ fn sniff(bytes: &[u8]) -> Kind {
     }
 }
 
+#[cfg(test)]
+mod pillow_tests;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@
 //!
 //! | stream | epoch | step | sample | what is drawn |
 //! |---|---|---|---|---|
-//! | [`Order`](Stream::Order) | yes | 0 | 0 | the epoch's order of samples |
+//! | [`Order`](Stream::Order) | yes | | | the epoch's order of samples and shards, see [`crate::sampling`] |
 //! | [`Crop`](Stream::Crop) | yes | yes | index in the split | where the crop lies: x, then y |
 //! | [`Flip`](Stream::Flip) | yes | yes | index in the split | whether the image is mirrored |
 //! | [`Colour`](Stream::Colour) | yes | yes | index in the split | shift of the colours: three normals |

@@ -10,7 +10,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::RunRecord;
-use crate::config::{Decay, RunConfig, Schedule};
+use crate::config::{Decay, RunConfig, Schedule, Shuffle};
 use crate::dataset::DatasetIdentity;
 
 /// One setting that differs from the run record.
@@ -34,10 +34,16 @@ impl fmt::Display for Change {
 }
 
 /// All differences between the record and what is given now, in order of field. The run's URL is
-/// not compared: a run may be moved as a whole.
+/// not compared: a run may be moved as a whole. Nor is a shuffle that is left to Convoy: that was
+/// decided when the run was created.
 pub fn changes(record: &RunRecord, config: &RunConfig, dataset: &DatasetIdentity) -> Vec<Change> {
     let was = flat(&record.config, &record.dataset);
-    let now = flat(config, dataset);
+    let mut now = flat(config, dataset);
+    if config.data.shuffle == Shuffle::Auto
+        && let Some(decided) = was.get(SHUFFLE)
+    {
+        now.insert(SHUFFLE.to_owned(), decided.clone());
+    }
     let mut fields: Vec<&String> = was.keys().chain(now.keys()).collect();
     fields.sort();
     fields.dedup();
@@ -57,14 +63,23 @@ pub fn changes(record: &RunRecord, config: &RunConfig, dataset: &DatasetIdentity
         .collect()
 }
 
+const SHUFFLE: &str = "data.shuffle";
+
 fn may_change(field: &str, schedule: &Schedule) -> bool {
     let section = field.split('.').next().unwrap_or(field);
     match section {
         "cluster" | "log" | "checkpoint" => true,
         // Where the data lie and how they are read; what they are is in `dataset`.
-        "data" => {
-            matches!(field, "data.url" | "data.decode_threads" | "data.prefetch" | "data.draw")
-        }
+        "data" => matches!(
+            field,
+            "data.url"
+                | "data.decode_threads"
+                | "data.prefetch"
+                | "data.draw"
+                | "data.cache"
+                | "data.cache_size"
+                | "data.read_timeout"
+        ),
         // How long it goes on, where the schedule has no use for the end.
         "train" => {
             !schedule.depends_on_end() && matches!(field, "train.epochs" | "train.max_steps")

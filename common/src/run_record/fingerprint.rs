@@ -25,7 +25,7 @@ struct Recorded {
 /// # Errors
 /// [`RecordError::Damaged`] and those of the store.
 pub async fn fingerprint(store: &Store) -> Result<Option<String>, RecordError> {
-    match store.get(PATH).await {
+    match store.get_small(PATH).await {
         Ok(text) => match serde_json::from_slice::<Recorded>(&text) {
             Ok(it) => Ok(Some(it.fingerprint)),
             Err(error) => {

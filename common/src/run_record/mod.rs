@@ -6,12 +6,14 @@
 
 mod changes;
 mod fingerprint;
+mod shuffle;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use changes::{Change, changes};
 pub use fingerprint::{fingerprint, record_fingerprint};
+pub use shuffle::{Decision, decide_shuffle};
 
 use crate::config::RunConfig;
 use crate::dataset::DatasetIdentity;
@@ -143,7 +145,8 @@ impl RunRecord {
 /// Creates the run at `store`, or opens it and compares.
 ///
 /// The record comes back as it was created: settings that may change (and did) are logged, and
-/// are the caller's own `config` from here on.
+/// are the caller's own `config` from here on. How images are shuffled stands in the record, even
+/// where `config` leaves it open.
 ///
 /// # Errors
 /// [`RecordError::Changed`] with every forbidden change, [`RecordError::AlreadyThere`],
@@ -165,12 +168,15 @@ pub async fn open_or_create(
         }
         Err(error) => return Err(error),
     }
+    let mut resolved = config.clone();
+    let decision = decide_shuffle(&config.data, &Store::open(&config.data.url)?).await?;
+    resolved.data.shuffle = decision.shuffle;
     let record = RunRecord {
         format: FORMAT,
         run_id: nonce::unique(),
         version: crate::VERSION.to_owned(),
         created: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
-        config: config.clone(),
+        config: resolved,
         dataset: dataset.clone(),
     };
     let text = serde_json::to_vec_pretty(&record).map_err(|error| RecordError::Damaged {
@@ -180,6 +186,15 @@ pub async fn open_or_create(
     match store.create(PATH, Bytes::from(text)).await {
         Ok(()) => {
             tracing::info!(run = %record.run_id, url = store.url(), "run created");
+            let Decision { shuffle, reason, data_bytes } = decision;
+            let cache_size = config.data.cache_size;
+            tracing::info!(
+                shuffle = shuffle.as_str(),
+                reason,
+                data_bytes,
+                cache_size,
+                "the order of training images is decided"
+            );
             Ok(record)
         }
         // Somebody created it meanwhile.
@@ -197,7 +212,7 @@ pub async fn open_or_create(
 /// [`RecordError::NoRun`], [`RecordError::Format`], [`RecordError::Damaged`] and those of the
 /// store.
 pub async fn read(store: &Store) -> Result<RunRecord, RecordError> {
-    let text = match store.get(PATH).await {
+    let text = match store.get_small(PATH).await {
         Ok(text) => text,
         Err(StoreError::NotFound { .. }) => {
             return Err(RecordError::NoRun { url: store.url().to_owned() });

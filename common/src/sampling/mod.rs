@@ -1,7 +1,7 @@
 //! Which samples a rank works on: derived, never sent.
 //!
 //! ```text
-//!   epoch     a permutation of 0..samples, new for each epoch
+//!   epoch     a permutation of 0..samples, new for each epoch ([`EpochOrder`])
 //!   step      the next B places of it: the global batch (the epoch's last is short)
 //!   slot      a place in the global batch, 0..B
 //!   microbatch  m slots in a row; V = ceil(B / m) of them, the last may be short
@@ -12,11 +12,17 @@
 //! deals out whole microbatches. So the work of a step is the same for any number of workers, and
 //! every sample is used exactly once in an epoch, whoever does it.
 
+mod order;
 mod permutation;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+pub use order::EpochOrder;
 pub use permutation::Permutation;
+
+use crate::config::{RunConfig, Shuffle};
+use order::Kind;
 
 /// One sample's place in a split and in its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,20 +33,62 @@ pub struct SampleRef {
     pub slot: u32,
 }
 
-/// The order of samples in training: a pure function of (seed, split size, batch, microbatch).
+/// The order of samples in training: a pure function of (seed, split size, batch, microbatch), and
+/// of the shards where they are shuffled within a window. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sampler {
     seed: u64,
     samples: u64,
     batch: u32,
     microbatch: u32,
+    /// The first sample of each shard: ascending from 0, all below `samples`.
+    starts: Arc<[u64]>,
+    /// Shards open at once; none: the order is full.
+    window: Option<u32>,
 }
 
 impl Sampler {
     /// For a split of `samples`, global batches of `batch` and microbatches of `microbatch`
-    /// samples. The last two are at least 1 in a valid config; 0 is taken as 1.
+    /// samples, in full order. The last two are at least 1 in a valid config; 0 is taken as 1.
     pub fn new(seed: u64, samples: u64, batch: u32, microbatch: u32) -> Self {
-        Self { seed, samples, batch: batch.max(1), microbatch: microbatch.max(1) }
+        let starts = starts(samples, &[]);
+        let (batch, microbatch) = (batch.max(1), microbatch.max(1));
+        Self { seed, samples, batch, microbatch, starts, window: None }
+    }
+
+    /// That of a run, whose training split has `samples` samples in shards that begin with these.
+    ///
+    /// [`Shuffle::Auto`], which no run record says, is taken as [`Shuffle::Full`].
+    pub fn of(config: &RunConfig, samples: u64, shard_starts: &[u64]) -> Self {
+        let (batch, microbatch) = (config.train.batch, config.numerics.microbatch);
+        let full = Self::new(config.run.seed, samples, batch, microbatch).in_shards(shard_starts);
+        match config.data.shuffle {
+            Shuffle::Auto | Shuffle::Full => full,
+            Shuffle::Window => full.with_window(config.data.shuffle_window),
+        }
+    }
+
+    /// With shards that begin with these samples, as [`crate::dataset::Dataset::shard_starts`] says
+    /// them; what is not ascending from 0 or lies beyond the last sample is no start.
+    #[must_use]
+    pub fn in_shards(self, shard_starts: &[u64]) -> Self {
+        Self { starts: starts(self.samples, shard_starts), ..self }
+    }
+
+    /// With so many shards open at once instead of a full order; 0 is taken as 1.
+    #[must_use]
+    pub fn with_window(self, shards: u32) -> Self {
+        Self { window: Some(shards.max(1)), ..self }
+    }
+
+    /// The order of one epoch. With a window it holds a table of the shards, so whoever asks for
+    /// many microbatches keeps it.
+    pub fn epoch(&self, epoch: u32) -> EpochOrder {
+        let kind = match self.window {
+            None => Kind::Full,
+            Some(window) => Kind::Window { starts: &self.starts, window },
+        };
+        EpochOrder::new(self.seed, epoch, self.samples, kind)
     }
 
     /// Steps that use every sample once: ceil(samples / batch).
@@ -75,11 +123,36 @@ impl Sampler {
 
     /// The samples of one microbatch in the order of their slots; none beyond the last microbatch.
     pub fn microbatch(&self, epoch: u32, step: u32, index: u32) -> Vec<SampleRef> {
-        let order = Permutation::new(self.seed, epoch, self.samples);
+        self.microbatch_in(&self.epoch(epoch), step, index)
+    }
+
+    /// The same in an epoch's order that [`Self::epoch`] gave.
+    pub fn microbatch_in(&self, order: &EpochOrder, step: u32, index: u32) -> Vec<SampleRef> {
+        let slots = slots(self.batch_size(step), self.microbatch, index);
         let first = self.first_place(step);
-        slots(self.batch_size(step), self.microbatch, index)
-            .map(|slot| SampleRef { index: order.at(first + u64::from(slot)), slot })
-            .collect()
+        let places = first + u64::from(slots.start)..first + u64::from(slots.end);
+        order.samples(places).zip(slots).map(|(index, slot)| SampleRef { index, slot }).collect()
+    }
+
+    /// The shards that training needs from a position on, by their numbers in the split, each before
+    /// those that are needed later: the rest of the epoch, then the next one, without end. A shard
+    /// that is open at the position comes first. In full order any shard may be needed at any time,
+    /// and they come in the order of their numbers.
+    pub fn shards_from(
+        &self,
+        epoch: u32,
+        step: u32,
+    ) -> impl Iterator<Item = usize> + Send + 'static {
+        let (sampler, place) = (self.clone(), self.first_place(step));
+        // Without samples there would be no end of epochs that need nothing.
+        let epochs = (epoch..=u32::MAX).take_while({
+            let some = self.samples > 0;
+            move |_| some
+        });
+        epochs.flat_map(move |at| {
+            let place = if at == epoch { place } else { 0 };
+            sampler.epoch(at).shards_from(place, sampler.starts.len())
+        })
     }
 
     /// Place of the step's first sample in the epoch.
@@ -117,6 +190,20 @@ impl EvaluationGrid {
     }
 }
 
+/// The starts that make sense: ascending from 0 and below `samples`.
+fn starts(samples: u64, given: &[u64]) -> Arc<[u64]> {
+    let mut starts: Vec<u64> = Vec::with_capacity(given.len().max(1));
+    if samples > 0 {
+        starts.push(0);
+    }
+    for &start in given {
+        if start < samples && starts.last().is_some_and(|&last| last < start) {
+            starts.push(start);
+        }
+    }
+    starts.into()
+}
+
 /// The slots of microbatch `index` in a batch of `size`.
 fn slots(size: u32, microbatch: u32, index: u32) -> Range<u32> {
     let start = index.saturating_mul(microbatch).min(size);
@@ -124,128 +211,4 @@ fn slots(size: u32, microbatch: u32, index: u32) -> Range<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What all ranks together work on in one step, in the order of ranks.
-    fn step_of(sampler: &Sampler, epoch: u32, step: u32, world: u32) -> Vec<SampleRef> {
-        let v = sampler.microbatches(step);
-        (0..world)
-            .flat_map(|rank| Sampler::share(v, rank, world))
-            .flat_map(|index| sampler.microbatch(epoch, step, index))
-            .collect()
-    }
-
-    proptest! {
-        #[test]
-        fn every_sample_is_used_exactly_once_in_an_epoch(
-            seed: u64, epoch: u32, samples in 0_u64..600, batch in 1_u32..90,
-            microbatch in 1_u32..40, world in 1_u32..12,
-        ) {
-            let sampler = Sampler::new(seed, samples, batch, microbatch);
-            let mut seen = vec![0; samples as usize];
-            for step in 0..sampler.steps_per_epoch() {
-                let drawn = step_of(&sampler, epoch, step, world);
-                prop_assert_eq!(drawn.len() as u32, sampler.batch_size(step));
-                for (place, sample) in drawn.iter().enumerate() {
-                    prop_assert_eq!(sample.slot as usize, place, "slots in order, over all ranks");
-                    seen[sample.index as usize] += 1;
-                }
-            }
-            prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
-        }
-
-        #[test]
-        fn a_step_is_the_same_for_any_microbatch_and_number_of_workers(
-            seed: u64, epoch: u32, samples in 1_u64..600, batch in 1_u32..90,
-            sizes in (1_u32..40, 1_u32..40), worlds in (1_u32..12, 1_u32..12),
-        ) {
-            let one = Sampler::new(seed, samples, batch, sizes.0);
-            let other = Sampler::new(seed, samples, batch, sizes.1);
-            for step in 0..one.steps_per_epoch() {
-                prop_assert_eq!(
-                    step_of(&one, epoch, step, worlds.0),
-                    step_of(&other, epoch, step, worlds.1)
-                );
-            }
-        }
-
-        #[test]
-        fn all_steps_but_the_last_are_full_and_none_is_empty(
-            samples: u64, batch in 1_u32.., microbatch in 1_u32..,
-        ) {
-            let samples = samples % (u64::from(batch) * 1_000_000);
-            let sampler = Sampler::new(0, samples, batch, microbatch);
-            let steps = sampler.steps_per_epoch();
-            if let Some(last) = steps.checked_sub(1) {
-                let full = u64::from(last) * u64::from(batch);
-                prop_assert_eq!(full + u64::from(sampler.batch_size(last)), samples);
-                prop_assert!(sampler.batch_size(last) > 0);
-                prop_assert!(last == 0 || sampler.batch_size(last - 1) == batch);
-            }
-            prop_assert_eq!(sampler.batch_size(steps), 0);
-            prop_assert_eq!(sampler.microbatches(steps), 0);
-            prop_assert!(sampler.microbatch(0, steps, 0).is_empty());
-        }
-
-        #[test]
-        fn shares_partition_the_microbatches_evenly(v: u32, world in 1_u32..300) {
-            let mut next = 0;
-            for rank in 0..world {
-                let share = Sampler::share(v, rank, world);
-                prop_assert_eq!(share.start, next);
-                prop_assert!((v / world..=v.div_ceil(world)).contains(&(share.end - share.start)));
-                next = share.end;
-            }
-            prop_assert_eq!(next, v);
-            prop_assert!(Sampler::share(v, world, world).is_empty());
-        }
-
-        #[test]
-        fn evaluation_sees_every_sample_once_in_order(
-            samples in 0_u64..600, microbatch in 1_u32..40, world in 1_u32..12,
-        ) {
-            let grid = EvaluationGrid::new(samples, microbatch);
-            let seen: Vec<u64> = (0..world)
-                .flat_map(|rank| Sampler::share(grid.microbatches(), rank, world))
-                .flat_map(|index| grid.microbatch(index))
-                .map(|sample| sample.index)
-                .collect();
-            prop_assert_eq!(seen, (0..samples).collect::<Vec<_>>());
-            prop_assert!(grid.microbatch(grid.microbatches()).is_empty());
-        }
-    }
-
-    #[test]
-    fn epochs_and_seeds_have_orders_of_their_own() {
-        let order = |seed, epoch| {
-            Sampler::new(seed, 100, 100, 100)
-                .microbatch(epoch, 0, 0)
-                .iter()
-                .map(|sample| sample.index)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(order(1, 0), order(1, 0));
-        assert_ne!(order(1, 0), order(1, 1));
-        assert_ne!(order(1, 0), order(2, 0));
-    }
-
-    #[test]
-    fn imagenet_at_batch_128_has_10010_steps_the_last_of_15() {
-        let sampler = Sampler::new(0, 1_281_167, 128, 32);
-        assert_eq!(sampler.steps_per_epoch(), 10_010);
-        assert_eq!(sampler.batch_size(10_008), 128);
-        assert_eq!((sampler.batch_size(10_009), sampler.microbatches(10_009)), (15, 1));
-    }
-
-    #[test]
-    fn impossible_sizes_do_no_harm() {
-        let sampler = Sampler::new(0, 5, 0, 0);
-        assert_eq!((sampler.steps_per_epoch(), sampler.batch_size(4)), (5, 1));
-        assert_eq!(Sampler::new(0, u64::MAX, 1, 1).steps_per_epoch(), u32::MAX);
-        assert_eq!(Sampler::share(5, 0, 0), 0..5);
-        assert!(sampler.microbatch(0, 0, u32::MAX).is_empty());
-    }
-}
+mod tests;

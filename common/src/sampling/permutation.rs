@@ -14,10 +14,34 @@ use crate::random::{Key, Stream, key, philox4x32};
 /// Four would do for large domains (Luby and Rackoff, 1988); on a few bits each round mixes little.
 const ROUNDS: u32 = 16;
 
+/// What is permuted: each has numbers of its own under the key of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Domain {
+    /// The samples of a split.
+    Samples,
+    /// Its shards.
+    Shards,
+    /// The samples of one group of shards.
+    Group(u32),
+}
+
+impl Domain {
+    /// The last two words of the counter. They are part of what a run record means.
+    fn words(self) -> [u32; 2] {
+        match self {
+            Self::Samples => [0, 0],
+            Self::Shards => [1, 0],
+            Self::Group(number) => [2, number],
+        }
+    }
+}
+
 /// A permutation of 0..n, drawn for one (seed, epoch).
 #[derive(Clone, Debug)]
 pub struct Permutation {
     n: u64,
+    /// Of the [`Domain`].
+    words: [u32; 2],
     /// Bits of the low and of the high half; they differ by at most one.
     low_bits: u32,
     high_bits: u32,
@@ -27,9 +51,25 @@ pub struct Permutation {
 impl Permutation {
     /// The order of `n` samples in `epoch`.
     pub fn new(seed: u64, epoch: u32, n: u64) -> Self {
+        Self::of(seed, epoch, n, Domain::Samples)
+    }
+
+    /// The order of `n` things of that kind in `epoch`.
+    pub(super) fn of(seed: u64, epoch: u32, n: u64, domain: Domain) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
         let low_bits = bits / 2;
-        Self { n, low_bits, high_bits: bits - low_bits, key: key(seed, Stream::Order, epoch) }
+        Self {
+            n,
+            words: domain.words(),
+            low_bits,
+            high_bits: bits - low_bits,
+            key: key(seed, Stream::Order, epoch),
+        }
+    }
+
+    /// How many things it orders.
+    pub(super) fn len(&self) -> u64 {
+        self.n
     }
 
     /// What stands at `place`, which is below n. (At n or beyond there is nothing; the answer is
@@ -64,7 +104,8 @@ impl Permutation {
 
     /// 32 random bits for each (round, half); a half has at most 32 bits.
     fn function(&self, round: u32, half: u64) -> u64 {
-        u64::from(philox4x32(self.key, [round, half as u32, 0, 0])[0])
+        let [kind, number] = self.words;
+        u64::from(philox4x32(self.key, [round, half as u32, kind, number])[0])
     }
 }
 

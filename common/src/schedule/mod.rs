@@ -12,8 +12,8 @@
 //! orders --> due, all know --> by hand ------'
 //! ```
 //!
-//! Steps are counted from the run's start, warm-up included: it delays neither a listed drop nor the
-//! end of a curve.
+//! Steps are counted from the run's start. Warm-up delays neither a listed drop nor the end of a curve;
+//! a curve that falls over the run begins to when it is over, so the stated rate is reached.
 //!
 //! The paper (section 5) starts at 0.01 and divides by 10 "when the validation error rate stopped
 //! improving with the current learning rate", three times before the end.
@@ -26,7 +26,7 @@ mod warmup;
 
 use serde::{Deserialize, Serialize};
 
-use self::curve::Curve;
+use self::curve::{Curve, Fall};
 pub use self::manual::{AppliedDrop, ManualDrop};
 use self::plateau::Plateau;
 use self::warmup::Warmup;
@@ -87,7 +87,10 @@ impl LearningRate {
     /// take that end from `train.epochs` and `train.max_steps`.
     pub fn new(train: &config::Train, schedule: &config::Schedule, steps_per_epoch: u32) -> Self {
         let initial = train.peak_rate();
-        let over = train.total_steps(steps_per_epoch).max(1);
+        let epochs = u64::from(schedule.warmup_epochs) * u64::from(steps_per_epoch);
+        let steps = epochs + u64::from(schedule.warmup_steps);
+        let warmup = Warmup { steps, from: schedule.warmup_from };
+        let fall = Fall::new(steps, train.total_steps(steps_per_epoch));
         let mut plateau = None;
         let curve = match &schedule.decay {
             Decay::Constant => Curve::Constant { initial },
@@ -102,13 +105,10 @@ impl LearningRate {
                 Curve::Constant { initial }
             }
             Decay::Polynomial { power, end_lr } => {
-                Curve::Polynomial { initial, end: *end_lr, power: *power, over }
+                Curve::Polynomial { initial, end: *end_lr, power: *power, fall }
             }
-            Decay::Cosine { end_lr } => Curve::Cosine { initial, end: *end_lr, over },
+            Decay::Cosine { end_lr } => Curve::Cosine { initial, end: *end_lr, fall },
         };
-        let epochs = u64::from(schedule.warmup_epochs) * u64::from(steps_per_epoch);
-        let steps = epochs + u64::from(schedule.warmup_steps);
-        let warmup = Warmup { steps, from: schedule.warmup_from };
         Self { curve, warmup, plateau, steps_per_epoch }
     }
 

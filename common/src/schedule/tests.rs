@@ -220,14 +220,12 @@ fn warm_up_grows_by_equal_amounts_up_to_the_whole_rate() {
 }
 
 #[test]
-fn warm_up_multiplies_every_kind_and_leaves_it_alone_afterwards() {
+fn warm_up_multiplies_what_does_not_fall_by_itself_and_leaves_it_alone_afterwards() {
     let drops = vec![RateDrop { epoch: 1, factor: 0.5 }, RateDrop { epoch: 3, factor: 0.5 }];
     for decay in [
         Decay::Constant,
         Decay::Steps { drops },
         Decay::Plateau { min_delta: 1, patience: 1, divide_by: 10.0, max_drops: 3 },
-        Decay::Polynomial { power: 2.0, end_lr: 0.01 },
-        Decay::Cosine { end_lr: 0.01 },
     ] {
         let schedule =
             Schedule { warmup_epochs: 2, warmup_from: 0.1, ..Schedule::from(decay.clone()) };
@@ -238,6 +236,28 @@ fn warm_up_multiplies_every_kind_and_leaves_it_alone_afterwards() {
             assert_close(&[*warm], &[cold * part]);
         }
     }
+}
+
+#[test]
+fn a_curve_that_falls_over_the_run_begins_to_when_the_warm_up_is_over() {
+    for decay in [Decay::Polynomial { power: 2.0, end_lr: 0.01 }, Decay::Cosine { end_lr: 0.01 }] {
+        let schedule =
+            Schedule { warmup_epochs: 2, warmup_from: 0.1, ..Schedule::from(decay.clone()) };
+        let warm = rates(&LearningRate::new(&train(0.4, 8), &schedule, STEPS), 41);
+        let rising: Vec<f64> = (0..10).map(|step| 0.4 * (0.1 + 0.09 * f64::from(step))).collect();
+        assert_close(&warm[..10], &rising);
+        let six_epochs = LearningRate::new(&train(0.4, 6), &decay.into(), STEPS);
+        assert_close(&warm[10..], &rates(&six_epochs, 31));
+        assert_eq!((warm[10], warm[40]), (0.4, 0.01));
+    }
+}
+
+#[test]
+fn a_warm_up_that_outlasts_the_run_never_falls() {
+    let schedule =
+        Schedule { warmup_epochs: 9, warmup_from: 0.0, ..Decay::Cosine { end_lr: 0.0 }.into() };
+    let warm = rates(&LearningRate::new(&train(1.0, 8), &schedule, STEPS), 40);
+    assert!(warm.is_sorted() && warm[39] < 1.0);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 use std::error::Error;
 use std::io;
+use std::ops::Range;
+use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
@@ -75,6 +77,34 @@ pub enum StoreError {
         /// What it did instead.
         reason: String,
     },
+    /// An object of another size than anything that should be there.
+    #[error("{url} has {bytes} bytes, more than the {most} that it may have")]
+    TooLarge {
+        /// The object.
+        url: String,
+        /// Its size.
+        bytes: u64,
+        /// What is allowed.
+        most: u64,
+    },
+    /// A read did not go well for as long as it was tried.
+    #[error(
+        "gave up reading bytes {} to {} of {url} after {tries} tries in {:.1} s",
+        range.start, range.end, took.as_secs_f64()
+    )]
+    GaveUp {
+        /// The object.
+        url: String,
+        /// The bytes that were asked for.
+        range: Range<u64>,
+        /// How often.
+        tries: u32,
+        /// For how long.
+        took: Duration,
+        /// Why the last one failed.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// Anything else.
     #[error("cannot {action} {url}")]
     Other {
@@ -111,22 +141,30 @@ impl Explain for StoreError {
                 "create the bucket first, or correct the URL or AWS_ENDPOINT_URL".to_owned()
             }
             Self::NotFound { .. } => "check the URL".to_owned(),
+            Self::TooLarge { .. } => "this is no file of Convoy's: check the URL".to_owned(),
             Self::Exists { .. } => return None,
             Self::NotFenced { reason, .. } => format!(
                 "{reason}; use a store with conditional writes (If-None-Match), such as S3, or a \
-                 folder"
+                 folder; --unfenced goes without, and then you must see to it that a run has one \
+                 coordinator"
             ),
+            Self::GaveUp { .. } => {
+                "check the object store and the network to it; if it is only slow, raise \
+                 data.read_timeout"
+                    .to_owned()
+            }
             Self::Other { .. } => return None,
         })
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } => exit::UNAVAILABLE,
+            Self::Unreachable { .. } | Self::GaveUp { .. } => exit::UNAVAILABLE,
             Self::BadUrl { .. }
             | Self::Denied { .. }
             | Self::NoBucket { .. }
             | Self::NotFound { .. }
+            | Self::TooLarge { .. }
             | Self::NotFenced { .. } => exit::BAD_INPUT,
             Self::Exists { .. } | Self::Other { .. } => exit::FAILURE,
         }

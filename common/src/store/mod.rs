@@ -9,27 +9,38 @@
 //!   that Convoy uses (folders have no conditional update, so nothing relies on one);
 //! * errors mean the same on every backend.
 //!
+//! Two layers try failed requests again, never both: the backend does it for all but the reads of
+//! data ([`Store::read_range`] and its kin), which have a deadline over all tries.
+//!
 //! It knows nothing of what the objects hold.
 
 mod error;
 mod open;
+mod patience;
 mod probe;
+mod read;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, WriteMultipart};
+use url::Url;
 
 pub use error::{Cause, StoreError};
 pub use open::{Limits, Settings};
+pub(crate) use read::READ_PIECE;
 
 use error::Context;
 
 /// Bytes of one request for something large; a larger object is uploaded in pieces of this size.
 pub const PIECE: usize = 16 << 20;
+
+/// More than any record or manifest has.
+pub const SMALL: u64 = 64 << 20;
 
 /// Pieces of one upload that are under way at a time.
 const PIECES_AT_ONCE: usize = 4;
@@ -42,10 +53,14 @@ const CONFLICT_RETRIES: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
+    /// The same place, for reads whose tries are counted by [`read`]: it makes one, of any length.
+    single: Arc<dyn ObjectStore>,
     prefix: Path,
     url: Arc<str>,
     endpoint: Option<Arc<str>>,
     limits: Limits,
+    /// Create-only writes are trusted to be such.
+    fenced: bool,
 }
 
 /// One object of a listing.
@@ -87,6 +102,14 @@ impl Store {
         Self { prefix: self.full(sub), url: self.url_of(sub).into(), ..self.clone() }
     }
 
+    /// The same store for one that does not honour create-only writes: [`Self::create`] looks
+    /// whether the object is there and then writes it. Of two writers at once both may succeed, so
+    /// whoever uses it must see to it that there is one writer.
+    #[must_use]
+    pub fn unfenced(self) -> Self {
+        Self { fenced: false, ..self }
+    }
+
     /// The whole object.
     ///
     /// # Errors
@@ -94,6 +117,21 @@ impl Store {
     pub async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
         let read = async { self.backend.get(&self.full(path)).await?.bytes().await };
         read.await.map_err(|error| self.context("read", path).explain(error))
+    }
+
+    /// The whole of an object that should be a few KiB of text.
+    ///
+    /// # Errors
+    /// As [`Store::get`], and [`StoreError::TooLarge`] for one of more than [`SMALL`] bytes, of which
+    /// none is kept.
+    pub async fn get_small(&self, path: &str) -> Result<Bytes, StoreError> {
+        let explain = |error| self.context("read", path).explain(error);
+        let found = self.backend.get(&self.full(path)).await.map_err(explain)?;
+        let bytes = found.meta.size;
+        if bytes > SMALL {
+            return Err(StoreError::TooLarge { url: self.url_of(path), bytes, most: SMALL });
+        }
+        found.bytes().await.map_err(explain)
     }
 
     /// Some bytes of the object. A range that ends beyond the object is an error or comes back
@@ -204,6 +242,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`] if another's object is there, and those of the connection.
     pub async fn create(&self, path: &str, data: Bytes) -> Result<(), StoreError> {
+        if !self.fenced {
+            return match self.get(path).await {
+                Ok(found) if found == data => Ok(()),
+                Ok(_) => Err(StoreError::Exists { url: self.url_of(path) }),
+                Err(StoreError::NotFound { .. }) => self.put(path, data).await,
+                Err(error) => Err(error),
+            };
+        }
         let full = self.full(path);
         for _ in 0..CONFLICT_RETRIES {
             let payload = PutPayload::from(data.clone());
@@ -261,6 +307,12 @@ impl Store {
                 error => Err(error),
             },
         }
+    }
+
+    /// Where the object lies as a file, if the store is a folder of this machine.
+    pub fn file_of(&self, path: &str) -> Option<PathBuf> {
+        let folder = self.url.starts_with("file:").then(|| Url::parse(&self.url).ok())??;
+        Some(folder.to_file_path().ok()?.join(path))
     }
 
     fn full(&self, path: &str) -> Path {

@@ -97,13 +97,16 @@ fn open_folder(url: &str, folder: &FilePath, settings: &Settings) -> Result<Stor
     let canonical = Url::from_file_path(folder)
         .map_err(|()| bad("its path is not absolute".to_owned()))?
         .to_string();
+    // Written files are synced: a manifest must not outlive its parts in a power cut.
+    let backend: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new().with_fsync(true));
     Ok(Store {
-        // Written files are synced: a manifest must not outlive its parts in a power cut.
-        backend: Arc::new(LocalFileSystem::new().with_fsync(true)),
+        single: Arc::clone(&backend),
+        backend,
         prefix,
         url: canonical.trim_end_matches('/').into(),
         endpoint: None,
         limits: settings.limits,
+        fenced: true,
     })
 }
 
@@ -125,9 +128,7 @@ fn open_s3(url: &str, rest: &str, settings: &Settings) -> Result<Store, StoreErr
     let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
         .iter()
         .find_map(|name| settings.variables.get(*name));
-    let mut options = ClientOptions::new()
-        .with_connect_timeout(settings.limits.connect)
-        .with_timeout(settings.limits.request);
+    let mut options = ClientOptions::new().with_connect_timeout(settings.limits.connect);
     if let Some(endpoint) = endpoint {
         let parsed = Url::parse(endpoint)
             .map_err(|error| bad(format!("the endpoint {endpoint} is no URL: {error}")))?;
@@ -144,15 +145,22 @@ fn open_s3(url: &str, rest: &str, settings: &Settings) -> Result<Store, StoreErr
             .with_virtual_hosted_style_request(false);
     }
     let limits = settings.limits;
+    let builder =
+        builder.with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch);
+    let retry = |max_retries| RetryConfig {
+        backoff: BackoffConfig { max_backoff: limits.longest_pause, ..Default::default() },
+        max_retries,
+        retry_timeout: limits.retry_for,
+    };
     let backend = builder
-        .with_bucket_name(bucket)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_retry(RetryConfig {
-            backoff: BackoffConfig { max_backoff: limits.longest_pause, ..Default::default() },
-            max_retries: limits.retries,
-            retry_timeout: limits.retry_for,
-        })
-        .with_client_options(options)
+        .clone()
+        .with_retry(retry(limits.retries))
+        .with_client_options(options.clone().with_timeout(limits.request))
+        .build()
+        .map_err(|error| bad(error.to_string()))?;
+    let single = builder
+        .with_retry(retry(0))
+        .with_client_options(options.with_timeout_disabled())
         .build()
         .map_err(|error| bad(error.to_string()))?;
     let url = if prefix.is_empty() {
@@ -164,11 +172,13 @@ fn open_s3(url: &str, rest: &str, settings: &Settings) -> Result<Store, StoreErr
     let endpoint =
         endpoint.map_or_else(|| format!("https://s3.{region}.amazonaws.com"), Clone::clone);
     Ok(Store {
-        backend: Arc::new(backend) as Arc<dyn ObjectStore>,
+        backend: Arc::new(backend),
+        single: Arc::new(single),
         prefix: key,
         url: url.into(),
         endpoint: Some(endpoint.into()),
         limits,
+        fenced: true,
     })
 }
 

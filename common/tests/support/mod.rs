@@ -8,6 +8,9 @@ use std::time::Duration;
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::DatasetIdentity;
 use convoy_common::store::{Limits, Settings, Store};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
@@ -19,20 +22,44 @@ pub const BUCKET: &str = "convoy";
 const KEY: &str = "AKIATEST";
 const SECRET: &str = "test-secret";
 
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Whole,
+    WithoutConditions,
+}
+
 /// An S3 server on loopback that checks signatures; ends with the test's runtime.
 pub struct S3 {
     pub endpoint: String,
     folder: TempDir,
+    kind: Kind,
 }
 
 impl S3 {
     pub async fn start() -> Self {
+        Self::start_as(Kind::Whole).await
+    }
+
+    /// One that writes over what is there, whatever the request's conditions are.
+    pub async fn start_without_conditions() -> Self {
+        Self::start_as(Kind::WithoutConditions).await
+    }
+
+    async fn start_as(kind: Kind) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let files = s3s_fs::FileSystem::new(folder.path()).unwrap();
         let mut service = S3ServiceBuilder::new(files);
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        if kind == Kind::Whole {
+            service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        }
         let service = service.build();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if kind == Kind::WithoutConditions {
+                request.headers_mut().remove("if-none-match");
+            }
+            Service::call(&service, request)
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -44,11 +71,21 @@ impl S3 {
                 });
             }
         });
-        Self { endpoint, folder }
+        Self { endpoint, folder, kind }
     }
 
     pub fn settings(&self) -> Settings {
-        settings(&self.endpoint, SECRET)
+        let mut settings = settings(&self.endpoint, SECRET);
+        if self.kind == Kind::WithoutConditions {
+            // The header that this server drops would be missed by whoever checks signatures.
+            settings.variables.insert("AWS_SKIP_SIGNATURE".to_owned(), "true".to_owned());
+        }
+        settings
+    }
+
+    /// Where the server keeps an object of this name, bucket and all.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn store(&self, prefix: &str) -> Store {

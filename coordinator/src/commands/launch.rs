@@ -55,6 +55,10 @@ pub(crate) struct Args {
     /// Trains anew with the drops by hand of the run at this URL, each at its recorded step
     #[arg(long, value_name = "RUN_URL", conflicts_with_all = ["fresh", "from"])]
     replay: Option<String>,
+    /// Goes without create-only writes where the run's store has none; nothing stops a second
+    /// coordinator then
+    #[arg(long)]
+    unfenced: bool,
     /// Where workers train
     #[arg(long, value_enum, default_value = "auto")]
     device: Device,
@@ -94,6 +98,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         fresh: args.fresh,
         from: args.from,
         replay: args.replay,
+        unfenced: args.unfenced,
         device: args.device,
         lanes: args.lanes,
         format: args.log_format,

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod checkpoints;
+pub(crate) mod dataset;
 pub(crate) mod job;
 pub(crate) mod launch;
 pub(crate) mod lr;

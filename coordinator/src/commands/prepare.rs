@@ -1,58 +1,94 @@
-//! `convoy prepare`: packs a folder of images into an object store.
+//! `convoy prepare`: packs images into an object store.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use convoy_common::dataset::{DatasetIdentity, Sizes};
-use convoy_common::exit;
+use convoy_common::config::parse_size;
+use convoy_common::dataset::{DatasetIdentity, Encoding, Sizes};
 use convoy_common::failure::Failure;
 use convoy_common::store::Store;
+use convoy_common::{exit, shutdown};
 
 use crate::parallel::default_threads;
-use crate::prepare::{OnBadImage, Outcome, Report, SKIPPED, Settings, pack};
+use crate::prepare::{Format, OnBadImage, Outcome, Place, Report, SKIPPED, Settings, Wanted, pack};
 
 /// Skipped files that the summary names; the rest is counted.
 const SHOWN: usize = 20;
 
-/// Pack a folder of images into a data set for training
+/// Limits of `--shard-size`.
+const SMALLEST_SHARD: u64 = 4 << 10;
+const LARGEST_SHARD: u64 = 4 << 30;
+
+/// Pack images into a data set for training
 ///
-/// SRC is laid out as ImageNet is: train/CLASS/*.JPEG and val/CLASS/*.JPEG (.jpg, .jpeg and .png
-/// too). Classes are counted in the order of their folders' names. A folder without val, or one
-/// that holds CLASS/*.jpg at once, needs --val-fraction.
+/// SRC is recognised by looking: class folders (train/CLASS/*.JPEG and val/CLASS/*.JPEG; one without
+/// val, or bare CLASS/*.jpg, needs --val-fraction), Kaggle's tree (with LOC_val_solution.csv), a
+/// folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar or the training tar itself with
+/// --val, or .tar and .tar.gz archives of images named *_nXXXXXXXX.JPEG. All may lie on this machine
+/// or in an object store. Archives are streamed; nothing is unpacked to disk. Classes are counted in
+/// the order of their keys (WordNet ids, folder names).
 ///
-/// Each image is scaled to a shorter side of 256 pixels, its central 256x256 pixels are kept, and
-/// they are written as JPEG (4:2:0) into shards of about 64 MiB, with an index last: a packing that
-/// was broken off leaves no data set, and can be run again. The same images give the same bytes.
+/// Validation images without class folders get their classes from --val-labels, or from a label file
+/// of a known name beside them: the development kit's ground truth, with a synset list that has ids;
+/// a WordNet id a line; lines `NAME WNID` or `NAME NUMBER` (from 0, in the order of the keys); or
+/// Kaggle's table. A synset list has lines `WNID TITLE`, `WNID ID TITLE` or `ID WNID TITLE`.
+///
+/// Training sees the central 256x256 pixels of each image scaled to a shorter side of 256. Images are
+/// packed in a fixed mixed order, with an index last: what was broken off is no data set, and the
+/// same command goes on behind its finished shards. The same images give the same bytes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   convoy prepare /data/imagenet s3://datasets/imagenet-256
   convoy prepare photos packed/photos --val-fraction 0.1
-  convoy prepare data/shapes file:///mnt/nas/shapes --quality 95 --on-bad-image fail")]
+  convoy prepare s3://raw/ILSVRC2012_img_train.tar s3://datasets/imagenet-256 \\
+      --val s3://raw/ILSVRC2012_img_val.tar --val-labels truth.txt --synsets map_clsloc.txt
+  convoy prepare kaggle/ file:///mnt/nas/imagenet --encoding original --on-bad-image fail")]
 pub(crate) struct Args {
-    /// Folder with the images
+    /// Images: a folder, an archive, or the URL of either
     #[arg(value_name = "SRC")]
-    src: PathBuf,
+    src: String,
     /// Where the data set goes: file:///path, s3://bucket/prefix, or a plain path
     #[arg(value_name = "DEST")]
     dest: String,
-    /// JPEG quality of the packed images, 1 to 100
+    /// What SRC is, if looking is not to decide
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    source_format: Option<Format>,
+    /// Validation images, if they are not in SRC
+    #[arg(long, value_name = "SRC")]
+    val: Option<String>,
+    /// Classes of the validation images
+    #[arg(long, value_name = "FILE")]
+    val_labels: Option<String>,
+    /// Titles of the classes, and their ILSVRC ids
+    #[arg(long, value_name = "FILE")]
+    synsets: Option<String>,
+    /// Hold out this share of the training images, chosen by hash of file name
+    #[arg(long, value_name = "F", value_parser = fraction, conflicts_with = "val")]
+    val_fraction: Option<f64>,
+    /// How images are stored
+    #[arg(long, value_name = "ENCODING", value_enum, default_value_t = Encoding::default())]
+    encoding: Encoding,
+    /// JPEG quality of jpeg256, 1 to 100 (4:2:0)
     #[arg(long, value_name = "Q", default_value_t = 90,
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
+    /// Size of a shard
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = shard_size)]
+    shard_size: u64,
     /// What to do about a file that is not a whole, readable image
     #[arg(long, value_name = "ACTION", value_enum, default_value = "skip-and-log")]
     on_bad_image: OnBadImage,
-    /// Hold out this share of each class, chosen by hash of file name; for a SRC without val
-    #[arg(long, value_name = "F", value_parser = fraction)]
-    val_fraction: Option<f64>,
     /// Threads to decode and encode with [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// If DEST holds a data set already, use it as it is, without a look at SRC
     #[arg(long)]
     reuse: bool,
+    /// Remove what a broken-off packing left in DEST, and begin anew
+    #[arg(long)]
+    restart: bool,
 }
 
 fn fraction(text: &str) -> Result<f64, String> {
@@ -62,33 +98,85 @@ fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+fn shard_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Some(size @ SMALLEST_SHARD..=LARGEST_SHARD) => Ok(size),
+        _ => Err("between 4KiB and 4GiB is wanted, such as 64MiB".to_owned()),
+    }
+}
+
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = Settings {
+        encoding: args.encoding,
         quality: args.quality,
         on_bad_image: args.on_bad_image,
         val_fraction: args.val_fraction,
         threads: args.threads.map_or_else(default_threads, usize::from),
-        sizes: Sizes::default(),
+        sizes: Sizes { shard: args.shard_size },
         reuse: args.reuse,
+        restart: args.restart,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FAILURE, error))?;
+    let shutdown = {
+        let _context = runtime.enter();
+        let (_, shutdown) =
+            shutdown::on_signals().map_err(|error| Failure::new(exit::FAILURE, error))?;
+        let immediate = shutdown.clone();
+        // The second signal waits for nothing; what is kept is whole at any moment.
+        runtime.spawn(async move {
+            immediate.immediate().await;
+            std::process::exit(i32::from(exit::INTERRUPTED));
+        });
+        shutdown
+    };
+    let place = |text: &str| Place::parse(text, runtime.handle());
+    let optional = |text: &Option<String>| text.as_deref().map(place).transpose();
+    let wanted = Wanted {
+        source: place(&args.src)?,
+        format: args.source_format,
+        validation: optional(&args.val)?,
+        val_labels: optional(&args.val_labels)?,
+        synsets: optional(&args.synsets)?,
+        val_fraction: args.val_fraction,
+    };
     let store = Store::open(&store_url(&args.dest)?)?;
-    let text = match pack(&runtime, &args.src, &store, &settings)? {
+    let text = match pack(&runtime, &wanted, &store, &settings, &shutdown)? {
         Outcome::Reused(held) => format!(
             "{} holds a data set already; used as it is ({} was not looked at)\n{}",
             store.url(),
-            args.src.display(),
+            args.src,
             described(&held),
         ),
         Outcome::Packed(report) => summary(&store, &report),
+        Outcome::Stopped { reason, kept } => {
+            let stopped = format!("stopped by {reason}; {kept} images are packed and kept");
+            let hint = format!("go on with: {}", command_line());
+            return Err(Failure::new(exit::STOPPED, stopped).with_hint(hint));
+        }
     };
     // A closed pipe is no reason to fail: the work is done.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that was given, fit for a shell; without `--restart`, which would undo what is kept.
+fn command_line() -> String {
+    let plain = |it: char| it.is_ascii_alphanumeric() || "-_./:=@%+,".contains(it);
+    let quoted = |word: std::ffi::OsString| {
+        let word = word.to_string_lossy().into_owned();
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    };
+    let words: Vec<String> =
+        std::env::args_os().filter(|word| word != "--restart").map(quoted).collect();
+    words.join(" ")
 }
 
 /// A URL as it is; a plain path as the `file://` URL of where it leads from here.
@@ -114,7 +202,7 @@ fn described(identity: &DatasetIdentity) -> String {
 }
 
 fn summary(store: &Store, report: &Report) -> String {
-    let Report { packed, skipped, ignored, elapsed } = report;
+    let Report { packed, format, skipped, ignored, resumed, elapsed } = report;
     let images = packed.identity.train + packed.identity.validation;
     let seconds = elapsed.as_secs_f64();
     let mut text = format!("packed {}\n{}", store.url(), described(&packed.identity));
@@ -128,10 +216,14 @@ fn summary(store: &Store, report: &Report) -> String {
         packed.shards,
         packed.bytes as f64 / 1e3 / images.max(1) as f64,
     ));
+    line(format_args!("source     {}", format.describe()));
     line(format_args!(
         "time       {seconds:.1} s, {:.0} images/s",
-        images as f64 / seconds.max(1e-9)
+        (images - resumed) as f64 / seconds.max(1e-9)
     ));
+    if *resumed > 0 {
+        line(format_args!("resumed    {resumed} images were there already"));
+    }
     if *ignored > 0 {
         line(format_args!("ignored    {ignored} files that are not named as JPEG or PNG"));
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::engine::{self, Handle, Input};
-use crate::ledger::{self, Origin};
+use crate::ledger::{self, Fencing, Origin};
 use crate::machine::{Event, Outcome};
 use crate::service::{self, Facts, Service};
 
@@ -60,6 +60,10 @@ pub(crate) struct Args {
     /// Train anew with the drops by hand of the run at this URL, each at its recorded step
     #[arg(long, value_name = "RUN_URL", conflicts_with_all = ["fresh", "from"])]
     replay: Option<String>,
+    /// Go without create-only writes where the run's store has none; nothing stops a second coordinator
+    /// then
+    #[arg(long)]
+    unfenced: bool,
     /// Write the address that became of --bind to this file
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
@@ -171,7 +175,8 @@ async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound
     };
     // Bound before the run is touched: a port that is taken leaves no trace in it.
     let (bound, incoming) = rpc::bind(address).await?;
-    let run = ledger::open(config, origin).await?;
+    let fencing = if args.unfenced { Fencing::DoneWithout } else { Fencing::Required };
+    let run = ledger::open(config, origin, fencing).await?;
     if let Some(newest) = run.newest_term().await?
         && service::is_served_by(&newest.address, run.url(), newest.term.0).await
     {

@@ -164,6 +164,10 @@ fn tell_progress(it: &Progress) {
         sent_mb = rounded(it.bytes_sent as f64 / 1e6, 3),
         update_ms = milliseconds(it.times.update),
         step_ms = milliseconds(it.times.total),
+        cached = it.cache.map(|it| format!("{}/{}", it.shards, it.of)),
+        cache_hits =
+            it.cache.map(|it| { rounded(it.hits as f64 / (it.hits + it.misses).max(1) as f64, 3) }),
+        cache_mb_s = it.cache.map(|_| rounded(it.fetched_per_second / 1e6, 1)),
         eta_s = it.eta.map(|it| it.as_secs()),
         "progress"
     );

@@ -4,14 +4,15 @@
 //! it holds, is used as it is.
 
 use convoy_common::config::RunConfig;
-use convoy_common::dataset::{Dataset, Sizes};
+use convoy_common::dataset::{Dataset, Encoding, Sizes};
 use convoy_common::failure::Failure;
+use convoy_common::shutdown;
 use convoy_common::store::Store;
 use tokio::runtime::Runtime;
 
 use super::error::LaunchError;
 use crate::parallel::default_threads;
-use crate::prepare::{OnBadImage, Settings, pack};
+use crate::prepare::{Format, OnBadImage, Place, Settings, Wanted, pack};
 use crate::synthesize::{Plan, draw};
 
 const CLASSES: u32 = 10;
@@ -47,6 +48,7 @@ fn make(
     let threads = default_threads();
     draw(folder, &Plan::new(CLASSES, images, held_out, SEED), threads, false)?;
     let settings = Settings {
+        encoding: Encoding::default(),
         quality: 90,
         on_bad_image: OnBadImage::Fail,
         val_fraction: None,
@@ -54,8 +56,18 @@ fn make(
         sizes: Sizes::default(),
         // Another launch may have been faster.
         reuse: true,
+        restart: true,
     };
-    pack(runtime, folder, store, &settings)?;
+    let wanted = Wanted {
+        source: Place::Local(folder.to_owned()),
+        format: Some(Format::Folders),
+        validation: None,
+        val_labels: None,
+        synsets: None,
+        val_fraction: None,
+    };
+    let (_, shutdown) = shutdown::channel();
+    pack(runtime, &wanted, store, &settings, &shutdown)?;
     Ok(())
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Launch {
     pub(crate) from: Option<String>,
     /// The run whose override log is repeated.
     pub(crate) replay: Option<String>,
+    /// Do without create-only writes.
+    pub(crate) unfenced: bool,
     /// Which devices workers get.
     pub(crate) device: Device,
     /// Lanes of each worker; shared out if not given.
@@ -256,6 +258,7 @@ impl Job<'_> {
             fresh: launch.fresh,
             from: launch.from.as_deref(),
             replay: launch.replay.as_deref(),
+            unfenced: launch.unfenced,
         };
         let mut command = Command::new(&self.coordinator_binary);
         command.args(serve.arguments());

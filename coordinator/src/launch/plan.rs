@@ -129,6 +129,7 @@ pub(super) struct Serve<'a> {
     pub(super) fresh: bool,
     pub(super) from: Option<&'a str>,
     pub(super) replay: Option<&'a str>,
+    pub(super) unfenced: bool,
 }
 
 impl Serve<'_> {
@@ -150,8 +151,10 @@ impl Serve<'_> {
         if let Some(replay) = self.replay {
             option("--replay", replay.into());
         }
-        if self.fresh {
-            arguments.push("--fresh".into());
+        for (given, flag) in [(self.fresh, "--fresh"), (self.unfenced, "--unfenced")] {
+            if given {
+                arguments.push(flag.into());
+            }
         }
         arguments
     }

@@ -17,7 +17,7 @@ use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, RecordError, RunRecord};
 use convoy_common::schedule::ManualDrop;
 
-pub use opening::{OpenError, Opened, Origin, Run, open};
+pub use opening::{Fencing, OpenError, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
 
 use crate::machine::{Kept, Publication};

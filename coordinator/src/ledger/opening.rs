@@ -121,6 +121,8 @@ enum Past {
 #[derive(Debug)]
 pub struct Run {
     config: RunConfig,
+    /// Of the config as the operator gave it, which workers may have been told to expect.
+    given_digest: String,
     origin: Origin,
     checkpoints: Checkpoints,
     record: RunRecord,
@@ -141,13 +143,25 @@ pub struct Opened {
     pub record_digest: String,
 }
 
+/// What is asked of the run's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fencing {
+    /// Create-only writes, by which of two coordinators one wins.
+    Required,
+    /// Nothing; the operator sees to it that there is one.
+    DoneWithout,
+}
+
 /// Opens the stores, the data set and the run record.
 ///
 /// # Errors
 /// [`OpenError`]
-pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
-    let store = Store::open(&config.run.url)?;
-    store.probe().await?;
+pub async fn open(
+    mut config: RunConfig,
+    origin: Origin,
+    fencing: Fencing,
+) -> Result<Run, OpenError> {
+    let store = probed(Store::open(&config.run.url)?, fencing).await?;
     let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
     if dataset.len(Split::Train) == 0 {
         return Err(OpenError::NoImages { url: config.data.url });
@@ -164,6 +178,9 @@ pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
     let fresh = matches!(origin, Origin::Fresh | Origin::Replay(_));
     let opening = if fresh { Opening::Fresh } else { Opening::Resume };
     let record = run_record::open_or_create(&store, &config, &identity, opening).await?;
+    // Where the config leaves it open, workers are told what was decided.
+    let given_digest = config.digest();
+    config.data.shuffle = record.config.data.shuffle;
     info!(
         run = config.run.name,
         run_id = record.run_id,
@@ -174,7 +191,24 @@ pub async fn open(config: RunConfig, origin: Origin) -> Result<Run, OpenError> {
         classes = identity.classes,
         "run opened"
     );
-    Ok(Run { checkpoints: Checkpoints::new(store), config, origin, record, replayed })
+    Ok(Run { checkpoints: Checkpoints::new(store), config, given_digest, origin, record, replayed })
+}
+
+/// The store, if it is fit for a run.
+async fn probed(store: Store, fencing: Fencing) -> Result<Store, StoreError> {
+    match store.probe().await {
+        Ok(()) => Ok(store),
+        Err(StoreError::NotFenced { url, reason }) if fencing == Fencing::DoneWithout => {
+            warn!(
+                url,
+                reason,
+                "the store honours no create-only writes: nothing stops a second coordinator of \
+                 this run from overwriting the first one's terms and checkpoints"
+            );
+            Ok(store.unfenced())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What took effect in the newest lineage of the run at `url`, which must be of the same settings.
@@ -379,7 +413,7 @@ impl Run {
             min_workers: cluster.min_workers,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
-            config_digest: config.digest(),
+            config_digest: self.given_digest.clone(),
             threads_per_lane: config.numerics.threads_per_lane,
             fingerprint,
             allow_mixed_numerics: cluster.allow_mixed_numerics,

@@ -99,7 +99,7 @@ fn append(tensors: &mut Vec<TensorSpec>, part: &PartEntry, header: &[u8]) -> Res
                 if *have != slice.first_row || Some(&*inner) != shape.get(1..) {
                     return Err(format!("{name} does not follow the slice before it"));
                 }
-                *have += rows;
+                *have = have.checked_add(rows).ok_or("it has too many rows")?;
             }
             None if slice.first_row == 0 => {
                 tensors.push(TensorSpec { name: slice.tensor.clone(), shape });

@@ -235,6 +235,23 @@ pub struct StepReport {
     pub times: StepTimes,
     /// Sent on the ring by the worker that reports.
     pub bytes_sent: u64,
+    /// Of the worker that reports, if it has one.
+    pub cache: Option<CacheReport>,
+}
+
+/// What a worker's cache of the data set holds, and what it did since the report before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Shards that are there.
+    pub shards: u64,
+    /// Shards that should be there.
+    pub of: u64,
+    /// Images that came from it.
+    pub hits: u64,
+    /// Images that came from the store.
+    pub misses: u64,
+    /// Bytes of whole shards that the worker fetched.
+    pub fetched: u64,
 }
 
 /// Seconds of wall time of one step on the worker that reports it.

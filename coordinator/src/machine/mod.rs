@@ -45,8 +45,8 @@ use convoy_common::ids::{Generation, Position};
 pub use admission::Refusal;
 pub use effect::{Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
 pub use event::{
-    Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept, Left, Report,
-    StepReport, StepTimes,
+    CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept,
+    Left, Report, StepReport, StepTimes,
 };
 pub use note::{Abandoned, Note};
 pub use pace::Progress;

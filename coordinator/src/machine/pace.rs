@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use convoy_common::ids::Position;
 
-use super::event::{Evaluation, StepReport, StepTimes};
+use super::event::{CacheReport, Evaluation, StepReport, StepTimes};
 use super::plan::Plan;
 
 /// Steps over which the speed is taken.
@@ -32,6 +32,10 @@ pub struct Progress {
     pub times: StepTimes,
     /// Mean over the steps of the bytes that the reporting worker sent on the ring.
     pub bytes_sent: u64,
+    /// Of the worker that reports, summed over the steps; nothing where all images come from it.
+    pub cache: Option<CacheReport>,
+    /// Bytes a second that it fetched for its cache.
+    pub fetched_per_second: f64,
     /// Until the end of the run, if it can be told.
     pub eta: Option<Duration>,
 }
@@ -118,8 +122,23 @@ impl Pace {
             hidden: mean(|it| it.hidden),
         };
         let sent: u64 = self.unsaid.iter().map(|it| it.bytes_sent).sum();
+        let seconds: f64 = self.unsaid.iter().map(|it| it.times.total).sum();
+        let cache = last.cache.map(|last| {
+            self.unsaid.iter().filter_map(|it| it.cache).fold(
+                CacheReport { hits: 0, misses: 0, fetched: 0, ..last },
+                |sum, it| CacheReport {
+                    hits: sum.hits + it.hits,
+                    misses: sum.misses + it.misses,
+                    fetched: sum.fetched + it.fetched,
+                    ..sum
+                },
+            )
+        });
+        let fetched = cache.map_or(0, |it| it.fetched) as f64;
         self.unsaid.clear();
         Some(Progress {
+            cache: cache.filter(|it| it.shards < it.of || it.misses > 0),
+            fetched_per_second: if seconds > 0.0 { fetched / seconds } else { 0.0 },
             position: last.position,
             global_step: plan.global_step(last.position),
             steps: steps as u32,

@@ -1,75 +1,173 @@
-//! Why a folder could not be packed.
+//! Why a source could not be packed.
 
-use std::path::PathBuf;
+use std::io;
 
 use convoy_common::dataset::DatasetError;
 use convoy_common::exit;
 use convoy_common::failure::Explain;
+use convoy_common::store::StoreError;
 
-/// Why a folder could not be packed.
+use super::source::Problems;
+
+/// Why a source could not be packed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {place}")]
     Unreadable {
-        path: PathBuf,
+        place: String,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
-    #[error("{} has no folder `val`, and nothing says what to hold out", source_folder.display())]
-    NoValidation { source_folder: PathBuf },
-    #[error("{} has a folder `val`, so --val-fraction has nothing to do", source_folder.display())]
-    TwoValidations { source_folder: PathBuf },
-    #[error("{} holds no class folders", folder.display())]
+    #[error("{place:?} is no place to read from: {reason}")]
+    BadPlace { place: String, reason: String },
+    #[error("{place} is a pipe or a device, which may never end")]
+    Special { place: String },
+    #[error("there is nothing at {place}")]
+    NothingThere { place: String },
+    #[error("{place} is not {format}")]
+    Misfit { place: String, format: &'static str },
+    #[error("{place} has no validation images, and nothing says what to hold out")]
+    NoValidation { place: String },
+    #[error("{place} has validation images, so --val-fraction has nothing to do")]
+    TwoValidations { place: String },
+    #[error("{place} holds no class folders")]
     NoClasses {
-        folder: PathBuf,
+        place: String,
         /// Pictures that lie there without a class.
         loose: u64,
     },
-    #[error("class {class} of {} is not among the training classes", folder.display())]
-    UnknownClass { folder: PathBuf, class: String },
-    #[error("class folder {} holds no usable image{}", folder.display(), said(example))]
+    #[error("nothing says which class the images of {place} have")]
+    NoLabels { place: String },
+    #[error("the classes are not known before the images, so {file} cannot be read")]
+    ClassesUnknown { file: String },
+    #[error("{file} holds ILSVRC ids, and no synset list says which class each stands for")]
+    NoIds { file: String },
+    #[error("{place} is a MATLAB file, which is not read")]
+    Matlab { place: String },
+    #[error("{problems}")]
+    BadLabels { problems: Problems },
+    #[error("{place}: class {class} is not among the training classes")]
+    UnknownClass { place: String, class: String },
+    #[error("class {place} has no usable image{}", said(example))]
     EmptyClass {
-        folder: PathBuf,
-        /// The last picture that could not be used, with the reason.
+        place: String,
+        /// A picture that could not be used, with the reason.
         example: Option<String>,
     },
-    #[error("the folder name {} is not valid UTF-8", path.display())]
-    BadName { path: PathBuf },
-    #[error("{}: {why}", path.display())]
-    BadImage { path: PathBuf, why: String },
+    #[error("more than 65,535 classes")]
+    TooManyClasses,
+    #[error("{place} has more files than can be listed")]
+    TooMany { place: String },
+    #[error("the folder name {place} is not valid UTF-8")]
+    BadName { place: String },
+    #[error("{file}: {why}")]
+    BadImage { file: String, why: String },
+    #[error("{place} is not a whole tar archive")]
+    BrokenArchive {
+        place: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{place} holds no images")]
+    NothingInArchive { place: String },
+    #[error("{place} holds images whose names do not end in _nXXXXXXXX")]
+    NamelessArchive { place: String },
+    #[error("{place} is a compressed tar of class tars, which cannot be read by class")]
+    GzippedClassTars { place: String },
+    #[error("{url} holds the beginning of another packing: {}", differences.join("; "))]
+    OtherPlan { url: String, differences: Vec<String> },
+    #[error("the source is not what it was when this packing began")]
+    SourceChanged,
+    #[error("what an earlier packing wrote down cannot be read")]
+    BadNote,
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 fn said(example: &Option<String>) -> String {
     example.as_ref().map_or_else(String::new, |example| format!(" ({example})"))
 }
 
+/// Whether a disk is full somewhere down the chain.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        // What such an error wraps is not its source.
+        let wrapped = error.get_ref().is_some_and(|inner| is_full(inner));
+        if full.contains(&error.kind()) || wrapped {
+            return true;
+        }
+    }
+    error.source().is_some_and(is_full)
+}
+
 impl Explain for PrepareError {
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Unreadable { .. } => "check the path and its permissions",
-            Self::NoValidation { .. } => {
-                "pass --val-fraction 0.1 to hold out a tenth of each class, or add val/CLASS/ \
-                 folders"
+            Self::Dataset(_) | Self::Store(_) if is_full(self) => {
+                "DEST is full; make room, then run the same command again: finished shards are \
+                 kept"
             }
-            Self::TwoValidations { .. } => "leave --val-fraction away, or remove the folder `val`",
-            Self::NoClasses { loose: 1.., .. } => {
-                "sort the images into one folder per class; ImageNet's validation images come \
-                 without, and its development kit says which class each belongs to"
+            Self::Dataset(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
+            Self::Unreadable { .. } => "check the path and its permissions",
+            Self::BadPlace { .. } | Self::NothingThere { .. } => {
+                "give a path, file:///PATH or s3://BUCKET/PREFIX"
+            }
+            Self::Special { .. } => "copy it to a file first",
+            Self::Misfit { .. } => {
+                "leave --source-format away to have it recognised; `convoy prepare --help` lists \
+                 what is read"
+            }
+            Self::NoValidation { .. } => {
+                "name them with --val, or pass --val-fraction 0.1 to hold out a tenth of each class"
+            }
+            Self::TwoValidations { .. } => "leave --val-fraction away, or the validation images",
+            Self::NoClasses { loose: 1.., .. } | Self::NoLabels { .. } => {
+                "name the file that says so with --val-labels: the development kit's ground truth \
+                 (with --synsets), LOC_val_solution.csv, or lines `NAME WNID`; or sort the images \
+                 into one folder per class"
             }
             Self::NoClasses { .. } => {
                 "SRC holds train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg with \
                  --val-fraction"
             }
-            Self::UnknownClass { .. } => "val may only have classes that train has",
-            Self::EmptyClass { .. } => "add images to it (JPEG or PNG), or remove the folder",
+            Self::ClassesUnknown { .. } => {
+                "archives of images named by class need validation images named so too"
+            }
+            Self::NoIds { .. } | Self::Matlab { .. } => {
+                "give a text file with lines `ID WNID` by --synsets, such as map_clsloc.txt; from \
+                 meta.mat: python3 -c \"import scipy.io as io; \
+                 [print(s['ILSVRC2012_ID'][0][0][0], s['WNID'][0][0]) \
+                 for s in io.loadmat('meta.mat')['synsets']]\""
+            }
+            Self::BadLabels { .. } => "correct the file, or name another one",
+            Self::UnknownClass { .. } => "validation images may only have classes of the training",
+            Self::EmptyClass { .. } => {
+                "add images to it (JPEG or PNG), or remove it; then pack again with --restart"
+            }
+            Self::TooManyClasses | Self::TooMany { .. } => "divide the source",
             Self::BadName { .. } => "rename it",
             Self::BadImage { .. } => {
                 "repair or remove it, or leave out what is unusable with --on-bad-image \
                  skip-and-log"
             }
-            Self::Dataset(error) => return error.hint(),
+            Self::BrokenArchive { .. } => "fetch it again and compare its checksum",
+            Self::NothingInArchive { .. } => "name an archive with JPEG or PNG files",
+            Self::NamelessArchive { .. } => {
+                "sort them into a folder per class, or name a file of labels"
+            }
+            Self::GzippedClassTars { .. } => "unpack the outer layer first: gunzip FILE",
+            Self::OtherPlan { .. } => {
+                "run it as it was begun to go on, name another DEST, or pass --restart to remove \
+                 what is there and begin anew"
+            }
+            Self::SourceChanged => {
+                "put it back to go on, or pass --restart to remove what is there and begin anew"
+            }
+            Self::BadNote => "pass --restart to remove what is there and begin anew",
         };
         Some(text.to_owned())
     }
@@ -77,7 +175,32 @@ impl Explain for PrepareError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Dataset(error) => error.exit_code(),
+            Self::Store(error) => error.exit_code(),
             _ => exit::BAD_INPUT,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full_however_deep_the_cause_lies() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let store = StoreError::Other {
+            action: "write",
+            url: "file:///full".to_owned(),
+            source: Box::new(io::Error::other(full)),
+        };
+        let error = PrepareError::from(DatasetError::from(store));
+        assert!(error.hint().unwrap().contains("make room"), "{error:?}");
+        let other = io::Error::from(io::ErrorKind::Interrupted);
+        let store = StoreError::Other {
+            action: "write",
+            url: "file:///well".to_owned(),
+            source: Box::new(other),
+        };
+        assert_eq!(PrepareError::from(store).hint(), None);
     }
 }

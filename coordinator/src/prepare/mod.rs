@@ -1,36 +1,39 @@
-//! Packs a folder of pictures into a data set that any object store can serve.
+//! Packs pictures, in any of the forms in which people have them, into a data set that any object
+//! store can serve.
 //!
 //! ```text
-//! SRC -> source: classes and files in order -> threads: read, decode, shorter side 256,
-//!        centre 256x256, encode -> in order: PackWriter -> DEST (shards, names, index last)
+//! SRC -> source: entries in a fixed mixed order -> packing: read, decode, shorter side 256, centre
+//!        256x256, encode, on all cores -> in order: PackWriter -> DEST (shards, names, index last)
 //! ```
 //!
 //! Memory holds the files' names, a few pictures per thread and two shards, however large the data
 //! set is. Mean image and covariance are those of the pictures before they are encoded again, summed
-//! in integers by the threads; so the same folder makes the same bytes on any number of them.
+//! in integers; so the same source makes the same bytes on any number of threads, and also if it was
+//! broken off on the way and gone on with ([`ledger`], [`plan`]).
 
 mod error;
+mod ledger;
+mod packing;
+mod picture;
+mod plan;
 mod source;
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use convoy_common::dataset::{
-    Dataset, DatasetError, DatasetIdentity, PackWriter, Packed, PixelStatistics, SIDE, Sizes, Split,
+    Dataset, DatasetError, DatasetIdentity, Encoding, PackWriter, Packed, Sizes, Split,
 };
-use convoy_common::image::{
-    Chroma, ImageError, Rgb8, centre_crop, decode, encode_jpeg, shorter_side_256,
-};
+use convoy_common::shutdown::Shutdown;
 use convoy_common::store::Store;
+use tokio::runtime::Runtime;
 
-use crate::parallel;
 use crate::progress::Progress;
 pub(crate) use error::PrepareError;
+use ledger::Ledger;
+pub(crate) use ledger::Skipped;
+use packing::Ended;
 use source::Source;
-
-/// Files beyond this size are not read; the largest pictures of ImageNet have 15 MB.
-const MOST_FILE_BYTES: u64 = 256 << 20;
+pub(crate) use source::{Format, Place, Wanted};
 
 /// Where the list of left-out pictures lies under the data set's URL; absent if there are none.
 pub(crate) const SKIPPED: &str = "skipped.txt";
@@ -47,23 +50,18 @@ pub(crate) enum OnBadImage {
 /// How to pack.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    pub(crate) encoding: Encoding,
     /// JPEG quality of the packed pictures, 1 to 100.
     pub(crate) quality: u8,
     pub(crate) on_bad_image: OnBadImage,
-    /// Share of each class to hold out, where the source has no `val`.
+    /// As in [`Wanted::val_fraction`], for the plan.
     pub(crate) val_fraction: Option<f64>,
     pub(crate) threads: usize,
     pub(crate) sizes: Sizes,
     /// Use a data set that is there already as it is.
     pub(crate) reuse: bool,
-}
-
-/// A picture that was left out.
-#[derive(Clone, Debug)]
-pub(crate) struct Skipped {
-    /// Path below the source.
-    pub(crate) file: String,
-    pub(crate) why: String,
+    /// Remove what a broken-off packing left instead of going on with it.
+    pub(crate) restart: bool,
 }
 
 /// What came of it.
@@ -72,85 +70,94 @@ pub(crate) enum Outcome {
     Packed(Report),
     /// It was there already, and the source was not looked at.
     Reused(DatasetIdentity),
+    /// Somebody asked for the end; finished shards are kept.
+    Stopped {
+        reason: String,
+        /// Pictures in finished shards.
+        kept: u64,
+    },
 }
 
 /// What was packed.
 pub(crate) struct Report {
     pub(crate) packed: Packed,
+    /// What the source was taken for.
+    pub(crate) format: Format,
     pub(crate) skipped: Vec<Skipped>,
-    /// Files below class folders that are not pictures by their names.
+    /// Files that are not pictures by their names.
     pub(crate) ignored: u64,
+    /// Pictures that an earlier packing had finished.
+    pub(crate) resumed: u64,
     pub(crate) elapsed: Duration,
 }
 
-/// Packs `source` into `store`. Blocks; `runtime` carries the store's work.
+/// Packs what is wanted into `store`. Blocks; `runtime` carries the stores' work.
 pub(crate) fn pack(
-    runtime: &tokio::runtime::Runtime,
-    source: &Path,
+    runtime: &Runtime,
+    wanted: &Wanted,
     store: &Store,
     settings: &Settings,
+    shutdown: &Shutdown,
 ) -> Result<Outcome, PrepareError> {
-    let mut writer = match runtime.block_on(PackWriter::start(store.clone(), settings.sizes)) {
-        Ok(writer) => writer,
-        Err(DatasetError::Occupied { .. }) if settings.reuse => {
+    if runtime.block_on(store.exists(convoy_common::dataset::INDEX))? {
+        if settings.reuse {
             let held = runtime.block_on(Dataset::open(store.clone()))?;
             return Ok(Outcome::Reused(held.identity()));
         }
+        return Err(DatasetError::Occupied { url: store.url().to_owned() }.into());
+    }
+    let source = Source::open(wanted)?;
+    let plan = plan::text(settings, &source);
+    let begun = runtime.block_on(PackWriter::resume(
+        store.clone(),
+        settings.sizes,
+        settings.encoding,
+        &plan,
+        settings.restart,
+    ));
+    let (mut writer, notes) = match begun {
+        Ok(begun) => begun,
+        Err(DatasetError::OtherPacking { url, held }) => {
+            let differences = plan::differences(&held, &plan);
+            return Err(PrepareError::OtherPlan { url, differences });
+        }
         Err(error) => return Err(error.into()),
     };
-    let source = Source::scan(source, settings.val_fraction)?;
-    let mut progress = Progress::start("packing", source.files() as u64);
-    let mut skipped = Vec::new();
-    let mut used = 0_u64;
-    let statistics = parallel::in_order(
-        settings.threads,
-        source.files(),
-        PixelStatistics::default,
-        |statistics, file| {
-            let (group, name) = source.file(file);
-            let image = read_image(&group.folder.join(name))?;
-            let jpeg = encode_jpeg(&image, settings.quality, Chroma::Quarter)?;
-            if group.split == Split::Train {
-                statistics.add(&image);
-            }
-            Ok(jpeg)
-        },
-        |file, made: Result<Vec<u8>, Unusable>| {
-            let (group, name) = source.file(file);
-            match made {
-                Ok(jpeg) => {
-                    let name = name.to_string_lossy();
-                    runtime.block_on(writer.append(group.split, group.label, &name, &jpeg))?;
-                    used += 1;
-                }
-                Err(unusable) if settings.on_bad_image == OnBadImage::Fail => {
-                    return Err(PrepareError::BadImage {
-                        path: group.folder.join(name),
-                        why: unusable.why,
-                    });
-                }
-                Err(unusable) => {
-                    let file = source.shown(group, name);
-                    skipped.push(Skipped { file, why: unusable.why });
-                }
-            }
-            if source.ends_group(file) {
-                if used == 0 {
-                    let example = skipped.last().map(|it| format!("{}: {}", it.file, it.why));
-                    return Err(PrepareError::EmptyClass { folder: group.folder.clone(), example });
-                }
-                used = 0;
-            }
-            progress.advance();
-            Ok(())
-        },
+    let mut ledger = Ledger::recall(&notes, &source)?;
+    if let (OnBadImage::Fail, Some(bad)) = (settings.on_bad_image, ledger.skipped.first()) {
+        return Err(PrepareError::BadImage { file: bad.file.clone(), why: bad.why.clone() });
+    }
+    let resumed = writer.images();
+    let bytes = Split::ALL.iter().map(|&split| source.pictures(split).bytes()).sum();
+    let mut progress = Progress::over_bytes("packing", bytes, resumed);
+    let ended = packing::run(
+        runtime,
+        &source,
+        settings,
+        &mut writer,
+        &mut ledger,
+        shutdown,
+        &mut progress,
     )?;
-    let mut total = PixelStatistics::default();
-    statistics.iter().for_each(|part| total.merge(part));
-    runtime.block_on(list_skipped(store, &skipped))?;
-    let packed = runtime.block_on(writer.finish(&source.classes, &total.summary()))?;
+    if let Ended::Stopped { reason } = ended {
+        runtime.block_on(writer.settle())?;
+        progress.finish();
+        return Ok(Outcome::Stopped { reason, kept: writer.finished_images() });
+    }
+    runtime.block_on(list_skipped(store, &ledger.skipped))?;
+    let (classes, labels) = ledger.sorted(&source);
+    let note = ledger.note();
+    let packed = runtime.block_on(writer.finish_as(&classes, &labels, note))?;
     let elapsed = progress.finish();
-    Ok(Outcome::Packed(Report { packed, skipped, ignored: source.ignored, elapsed }))
+    let (ignored, skipped) = (ledger.ignored(), ledger.skipped);
+    Ok(Outcome::Packed(Report {
+        packed,
+        format: source.format,
+        skipped,
+        ignored,
+        resumed,
+        elapsed,
+    }))
 }
 
 /// Leaves the complete list with the data set, since the summary shows only its beginning.
@@ -160,38 +167,6 @@ async fn list_skipped(store: &Store, skipped: &[Skipped]) -> Result<(), DatasetE
     }
     let lines: String = skipped.iter().map(|it| format!("{}: {}\n", it.file, it.why)).collect();
     Ok(store.put(SKIPPED, lines.into()).await?)
-}
-
-/// Why a file gives no picture.
-struct Unusable {
-    why: String,
-}
-
-impl From<ImageError> for Unusable {
-    fn from(error: ImageError) -> Self {
-        Self { why: error.to_string() }
-    }
-}
-
-impl From<std::io::Error> for Unusable {
-    fn from(error: std::io::Error) -> Self {
-        Self { why: format!("cannot be read: {error}") }
-    }
-}
-
-fn read_image(path: &Path) -> Result<Rgb8, Unusable> {
-    let about = fs::metadata(path)?;
-    if !about.is_file() {
-        // A pipe would never end.
-        return Err(Unusable { why: "is no regular file".to_owned() });
-    }
-    let size = about.len();
-    if size > MOST_FILE_BYTES {
-        let why = format!("a file of {size} bytes is too large (at most {MOST_FILE_BYTES})");
-        return Err(Unusable { why });
-    }
-    let image = shorter_side_256(decode(&fs::read(path)?)?)?;
-    Ok(centre_crop(&image, SIDE)?)
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use super::Facts;
 use crate::engine::Outgoing;
 use crate::machine::{
-    Assignment, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed, Finished,
-    Hello, Left, Order, Report, Resume, Seat, Status, StepReport, StepTimes, WorkerStatus,
+    Assignment, CacheReport, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed,
+    Finished, Hello, Left, Order, Report, Resume, Seat, Status, StepReport, StepTimes,
+    WorkerStatus,
 };
 
 /// Longest text of a worker that is kept, in characters.
@@ -162,6 +163,13 @@ fn step(it: &pb::StepReport) -> Result<StepReport, String> {
             hidden: times.hidden,
         },
         bytes_sent: it.bytes_sent,
+        cache: it.cache.map(|it| CacheReport {
+            shards: it.shards,
+            of: it.of,
+            hits: it.hits,
+            misses: it.misses,
+            fetched: it.fetched,
+        }),
     })
 }
 
@@ -287,6 +295,13 @@ pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
                 hidden: step.times.hidden,
             }),
             bytes_sent: step.bytes_sent,
+            cache: step.cache.map(|it| pb::CacheReport {
+                shards: it.shards,
+                of: it.of,
+                hits: it.hits,
+                misses: it.misses,
+                fetched: it.fetched,
+            }),
         }),
         images_per_second: it.images_per_second,
         last_evaluation: it.last_evaluation.map(|it| pb::EvaluationReport {

@@ -98,7 +98,7 @@ pub(crate) fn draw(
         |(), image| write(folder, plan, image as u64),
         |_, written: Result<u64, SynthesizeError>| {
             bytes += written?;
-            progress.advance();
+            progress.advance(0);
             Ok(())
         },
     )?;

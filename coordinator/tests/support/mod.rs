@@ -16,7 +16,7 @@ use convoy_common::schedule::{AppliedDrop, ScheduleState};
 use convoy_common::store::Store;
 use convoy_common::{PROTOCOL, VERSION, pb};
 use convoy_coordinator::engine;
-use convoy_coordinator::ledger::{self, Origin};
+use convoy_coordinator::ledger::{self, Fencing, Origin};
 use convoy_coordinator::machine::Outcome;
 use convoy_coordinator::service::{Facts, Service};
 use pb::coordinator_client::CoordinatorClient;
@@ -95,7 +95,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(config: RunConfig, origin: Origin) -> Self {
         let (bound, incoming) = rpc::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let run = ledger::open(config.clone(), origin).await.unwrap();
+        let run = ledger::open(config.clone(), origin, Fencing::Required).await.unwrap();
         let opened = run.take_over(&bound.to_string()).await.unwrap();
         let facts = Facts {
             run: config.run.name.clone(),
@@ -239,6 +239,7 @@ impl Worker {
             learning_rate: 0.01,
             times: Some(times),
             bytes_sent: 1000,
+            cache: None,
         }))
         .await;
     }

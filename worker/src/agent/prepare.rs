@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use convoy_common::cache::CachedDataset;
 use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout};
 use convoy_common::config::RunConfig;
 use convoy_common::dataset::{Dataset, Split};
@@ -13,6 +14,7 @@ use tracing::info;
 
 use super::Settings;
 use super::setback::Setback;
+use crate::data;
 use crate::model::{self, Device, Net, Spec};
 use crate::peer::{Donor, Vault};
 use crate::ring::{self, Member, Ring, RingError, RingServer};
@@ -24,6 +26,8 @@ use crate::train::{Fault, Redo, Remains};
 pub(super) struct Job {
     pub(super) config: RunConfig,
     pub(super) dataset: Dataset,
+    /// The same with its cache.
+    pub(super) source: CachedDataset,
     pub(super) catalogue: Arc<Checkpoints>,
     pub(super) device: Device,
     pub(super) lanes: u32,
@@ -46,7 +50,9 @@ impl Job {
     /// Opens the run's store and its data set.
     pub(super) async fn open(welcome: Welcome, settings: &Settings) -> Result<Self, Failure> {
         let Welcome { config, .. } = welcome;
-        let dataset = Dataset::open(Store::open(&config.data.url)?).await?;
+        let dataset = Dataset::open(Store::open(&config.data.url)?)
+            .await?
+            .with_read_timeout(config.data.read_timeout);
         let catalogue = Arc::new(Checkpoints::new(Store::open(&config.run.url)?));
         info!(
             data = config.data.url,
@@ -55,8 +61,9 @@ impl Job {
             classes = dataset.classes().len(),
             "opened the data set"
         );
+        let source = data::cached(dataset.clone(), &config).await;
         let (device, lanes, fault) = (settings.device, settings.who.lanes, settings.fault.clone());
-        Ok(Self { config, dataset, catalogue, device, lanes, fault })
+        Ok(Self { config, dataset, source, catalogue, device, lanes, fault })
     }
 
     /// What this machine computes under the run's numerics.
@@ -74,6 +81,7 @@ impl Job {
     ) -> Result<Prepared, Setback> {
         let cluster = &self.config.cluster;
         let start = assignment.start;
+        self.source.heading_for(start.position);
         match assignment.resume.clone() {
             Resume::Checkpoint(manifest) => {
                 let (net, layout, shared) =

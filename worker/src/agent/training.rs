@@ -70,7 +70,8 @@ fn train(
     let trainer = Trainer::new(Parts {
         config: config.clone(),
         images: (job.dataset.len(Split::Train), job.dataset.len(Split::Validation)),
-        source: Arc::new(job.dataset.clone()),
+        shard_starts: job.dataset.shard_starts(Split::Train),
+        source: Arc::new(job.source.clone()),
         rank: assignment.rank,
         world,
         remains,

@@ -99,8 +99,9 @@ fn evaluate(
     let found = runtime.block_on(checkpoint::locate(&args.checkpoint))?;
     let config = &found.record.config;
     let data = args.data.as_deref().unwrap_or(&config.data.url);
-    let dataset =
-        runtime.block_on(async { Ok::<_, Failure>(Dataset::open(Store::open(data)?).await?) })?;
+    let dataset = runtime
+        .block_on(async { Ok::<_, Failure>(Dataset::open(Store::open(data)?).await?) })?
+        .with_read_timeout(config.data.read_timeout);
     let classes = found.record.dataset.classes as usize;
     if dataset.classes().len() != classes {
         let have = dataset.classes().len();

@@ -10,11 +10,12 @@
 //! the pixel was taken, before both are mirrored. The shift is one number for each channel
 //! ([`super::colour`]), in training alone. The side of the window is the net's, [`ModelName::input_side`](convoy_common::config::ModelName).
 
-use convoy_common::image::{Rgb8, decode, shorter_side_256};
+use convoy_common::image::centre_offset;
 use convoy_common::random::{Random, Stream};
 
 use super::colour::Axes;
 use super::error::Unusable;
+use super::planes::{self, Cut};
 use super::{Purpose, Request};
 
 /// Side of the square that windows are cut from.
@@ -96,63 +97,43 @@ impl Window {
     }
 }
 
-/// Decodes one image and writes the window of it into `out` (`3 x side x side`).
-///
-/// A picture whose shorter side is not 256 is resized first.
-pub(super) fn write(
-    bytes: &[u8],
+/// Writes the window of one picture into `out` (`3 x side x side`); `pixels` are
+/// `height x width x 3`, and `size` is their width and height.
+pub(super) fn write_window(
+    pixels: &[u8],
+    size: (u32, u32),
     treatment: Treatment,
     mean: &[f32],
     out: &mut [f32],
 ) -> Result<(), Unusable> {
-    let mut picture = decode(bytes)?;
-    if picture.width.min(picture.height) != STORED_SIDE as u32 {
-        picture = shorter_side_256(picture)?;
+    let (width, height) = (size.0 as usize, size.1 as usize);
+    if width.min(height) < STORED_SIDE || pixels.len() != width * height * 3 {
+        return Err(Unusable::Size { width: size.0, height: size.1, bytes: pixels.len() });
     }
-    write_window(&picture, treatment, mean, out)
-}
-
-fn write_window(
-    picture: &Rgb8,
-    treatment: Treatment,
-    mean: &[f32],
-    out: &mut [f32],
-) -> Result<(), Unusable> {
-    let Treatment { window, side, shift, pixel_scale } = treatment;
-    let (width, height) = (picture.width as usize, picture.height as usize);
-    if width.min(height) < STORED_SIDE || picture.pixels.len() != width * height * 3 {
-        let Rgb8 { width, height, ref pixels } = *picture;
-        return Err(Unusable::Size { width, height, bytes: pixels.len() });
-    }
-    let left = (width - STORED_SIDE) / 2 + window.x;
-    let top = (height - STORED_SIDE) / 2 + window.y;
-    let rows = picture.pixels.chunks_exact(width * 3).skip(top).take(side);
-    for (y, row) in rows.enumerate() {
-        let (row, _) = row[left * 3..][..side * 3].as_chunks::<3>();
-        for channel in 0..3 {
-            let place = (channel * STORED_SIDE + window.y + y) * STORED_SIDE + window.x;
-            let mean = &mean[place..][..side];
-            let out = &mut out[(channel * side + y) * side..][..side];
-            let values = row.iter().zip(mean).map(|(pixel, mean)| {
-                (f32::from(pixel[channel]) - mean + shift[channel]) * pixel_scale
-            });
-            if window.flip {
-                out.iter_mut().rev().zip(values).for_each(|(out, value)| *out = value);
-            } else {
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            }
-        }
-    }
+    let centre = |length| centre_offset(length, STORED_SIDE as u32) as usize;
+    let (left, top) = (centre(size.0) + treatment.window.x, centre(size.1) + treatment.window.y);
+    planes::write(Cut { pixels, width, left, top, treatment, mean }, out);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use convoy_common::image::Rgb8;
     use proptest::prelude::*;
 
     use super::*;
 
     const SIDE: usize = 227;
+
+    fn write_window(
+        picture: &Rgb8,
+        treatment: Treatment,
+        mean: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Unusable> {
+        let size = (picture.width, picture.height);
+        super::write_window(&picture.pixels, size, treatment, mean, out)
+    }
 
     fn treatment(window: Window, side: usize) -> Treatment {
         Treatment { window, side, shift: [3.0, -1.5, 0.25], pixel_scale: 0.5 }
@@ -188,8 +169,9 @@ mod tests {
             for (i, &value) in out.iter().enumerate() {
                 let (channel, row, column) = (i / side / side, i / side % side, i % side);
                 let column = if flip { side - 1 - column } else { column };
-                let across = wide as usize / 2 + x + column;
-                let down = high as usize / 2 + y + row;
+                // Halves are rounded to even.
+                let middle = |rest: u32| (f64::from(rest) / 2.0).round_ties_even() as usize;
+                let (across, down) = (middle(wide) + x + column, middle(high) + y + row);
                 let pixel = picture.pixels[(down * picture.width as usize + across) * 3 + channel];
                 let mean = mean[channel * 65_536 + (y + row) * 256 + x + column];
                 prop_assert_eq!(value, (f32::from(pixel) - mean + treatment.shift[channel]) * 0.5);

@@ -6,14 +6,16 @@
 
 #![expect(unsafe_code, reason = "parts of one buffer are lent to long-lived threads")]
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A buffer of equal parts, of which each can be taken once.
 #[derive(Debug)]
 pub(super) struct Disjoint {
-    /// Of a boxed slice of `taken.len() * width` values, owned by this.
+    /// Of a `Vec` with that capacity and `taken.len() * width` values, owned by this.
     base: NonNull<f32>,
+    capacity: usize,
     width: usize,
     taken: Box<[AtomicBool]>,
 }
@@ -25,11 +27,14 @@ unsafe impl Send for Disjoint {}
 unsafe impl Sync for Disjoint {}
 
 impl Disjoint {
-    /// `parts` parts of `width` noughts each.
-    pub(super) fn new(parts: usize, width: usize) -> Self {
-        let values: Box<[f32]> = vec![0.0; parts * width].into_boxed_slice();
-        let base = NonNull::from(Box::leak(values)).cast();
-        Self { base, width, taken: (0..parts).map(|_| AtomicBool::new(false)).collect() }
+    /// `parts` parts of `width` values each, in `values`, which becomes as long as that; what it holds
+    /// stays.
+    pub(super) fn new(mut values: Vec<f32>, parts: usize, width: usize) -> Self {
+        values.resize(parts * width, 0.0);
+        let mut values = ManuallyDrop::new(values);
+        let (base, capacity) = (NonNull::from(&mut values[..]).cast(), values.capacity());
+        let taken = (0..parts).map(|_| AtomicBool::new(false)).collect();
+        Self { base, capacity, width, taken }
     }
 
     /// The part `index`, or nothing if it has been taken or does not exist.
@@ -48,19 +53,20 @@ impl Disjoint {
         }
     }
 
-    /// The whole buffer; parts that were never taken are nought.
+    /// The whole buffer; parts that were never taken hold what they held.
     pub(super) fn into_vec(mut self) -> Vec<f32> {
         self.reclaim()
     }
 
     /// Takes the buffer out and leaves an empty one.
     fn reclaim(&mut self) -> Vec<f32> {
-        let taken = std::mem::take(&mut self.taken);
+        let length = std::mem::take(&mut self.taken).len() * self.width;
         let base = std::mem::replace(&mut self.base, NonNull::dangling());
-        let values = std::ptr::slice_from_raw_parts_mut(base.as_ptr(), taken.len() * self.width);
-        // SAFETY: this is the boxed slice that `new` leaked, or an empty one if it has been taken
-        // out before. `&mut self` shows that no part is lent any more.
-        unsafe { Box::from_raw(values) }.into_vec()
+        let capacity = std::mem::take(&mut self.capacity);
+        // SAFETY: these are pointer, length and capacity of the `Vec` that `new` took apart, or those
+        // of an empty one if it has been taken out before. `&mut self` shows that no part is lent
+        // any more.
+        unsafe { Vec::from_raw_parts(base.as_ptr(), length, capacity) }
     }
 }
 
@@ -76,7 +82,7 @@ mod tests {
 
     #[test]
     fn each_part_is_given_out_once_whoever_asks() {
-        let buffer = Disjoint::new(1000, 3);
+        let buffer = Disjoint::new(Vec::new(), 1000, 3);
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
@@ -101,10 +107,23 @@ mod tests {
 
     #[test]
     fn a_part_that_does_not_exist_is_not_given_out() {
-        let buffer = Disjoint::new(2, 5);
+        let buffer = Disjoint::new(Vec::new(), 2, 5);
         assert!(buffer.take(2).is_none());
         assert!(buffer.take(1).is_some());
         assert_eq!(buffer.into_vec(), [0.0; 10]);
-        assert!(Disjoint::new(0, 5).into_vec().is_empty());
+        assert!(Disjoint::new(Vec::new(), 0, 5).into_vec().is_empty());
+    }
+
+    #[test]
+    fn a_buffer_that_was_used_before_keeps_its_memory_and_becomes_as_long_as_is_needed() {
+        let mut used = vec![7.0; 12];
+        used.reserve(100);
+        let (place, capacity) = (used.as_ptr(), used.capacity());
+        let buffer = Disjoint::new(used, 2, 5);
+        buffer.take(0).unwrap().fill(1.0);
+        let values = buffer.into_vec();
+        assert_eq!((values.as_ptr(), values.capacity()), (place, capacity));
+        assert_eq!(values, [[1.0; 5], [7.0; 5]].concat());
+        assert_eq!(Disjoint::new(values, 3, 5).into_vec()[10..], [0.0; 5]);
     }
 }

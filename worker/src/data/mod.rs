@@ -17,6 +17,7 @@
 //! of tensors, of ranks or of how the data set is packed; that stops at [`Source`].
 
 mod augment;
+mod buffers;
 mod colour;
 mod delivery;
 mod disjoint;
@@ -24,16 +25,20 @@ mod error;
 mod memory;
 mod packed;
 mod pipeline;
+mod planes;
 mod queue;
 mod single;
 mod source;
+mod workbench;
 
 use convoy_common::dataset::Split;
 use convoy_common::sampling::SampleRef;
 
 pub use augment::{MEAN_VALUES, STORED_SIDE};
+pub use buffers::Pixels;
 pub use error::{DataError, Stage, Unusable};
 pub use memory::InMemory;
+pub use packed::cached;
 pub use pipeline::{Pipeline, Settings};
 pub use single::single;
 pub use source::{Source, SourceError};
@@ -88,7 +93,7 @@ pub struct Microbatch {
     /// What was asked for.
     pub request: Request,
     /// `n x 3 x side x side` (256 for whole squares), RGB: (pixel - mean + shift of the colour) times `pixel_scale`.
-    pub pixels: Vec<f32>,
+    pub pixels: Pixels,
     /// `n` classes.
     pub labels: Vec<i64>,
 }

@@ -12,12 +12,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::augment::{MEAN_VALUES, Recipe, STORED_SIDE};
+use super::buffers::{Pixels, Pool};
 use super::colour::Axes;
 use super::delivery::{Delivered, Delivery};
 use super::error::DataError;
 use super::queue::{Job, Queue};
 use super::source::Source;
 use super::{Microbatch, Request};
+
+/// What decoding may take beyond the longest read.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How a pipeline works; only `seed`, `side`, `pixel_scale` and
 /// `colour_sigma` touch bits.
@@ -49,7 +53,8 @@ impl Settings {
             prefetch: config.data.prefetch,
             side: config.model.name.input_side(),
             pixel_scale: config.model.pixel_scale,
-            timeout: config.cluster.ring_timeout,
+            // A read that is given up says more than a microbatch that does not come.
+            timeout: config.cluster.ring_timeout.max(config.data.read_timeout + GRACE),
             colour_sigma: config.data.colour_sigma,
         }
     }
@@ -93,11 +98,14 @@ impl Pipeline {
         let side = (settings.side as usize).min(STORED_SIDE);
         let delivery = Arc::new(Delivery::default());
         let queue = Arc::new(Queue::default());
+        let prefetch = settings.prefetch.max(1) as usize;
         let reader = Reader {
             source: Arc::clone(&source),
             queue: Arc::clone(&queue),
             delivery: Arc::clone(&delivery),
-            prefetch: settings.prefetch.max(1) as usize,
+            // Those in flight, and a few that lanes compute on.
+            pool: Arc::new(Pool::new(prefetch + 2)),
+            prefetch,
             side,
         };
         let mut pipeline = Self {
@@ -191,6 +199,7 @@ struct Reader {
     source: Arc<dyn Source>,
     queue: Arc<Queue>,
     delivery: Arc<Delivery>,
+    pool: Arc<Pool>,
     prefetch: usize,
     side: usize,
 }
@@ -223,10 +232,12 @@ impl Reader {
             self.delivery.announce();
             match result {
                 Ok(encoded) if !encoded.is_empty() => {
-                    self.queue.push(Job::new(number, request, encoded, self.side, permit));
+                    let (side, pool) = (self.side, &self.pool);
+                    self.queue.push(Job::new(number, request, encoded, side, pool, permit));
                 }
                 Ok(_) => {
-                    let empty = Microbatch { request, pixels: Vec::new(), labels: Vec::new() };
+                    let (pixels, labels) = (Pixels::default(), Vec::new());
+                    let empty = Microbatch { request, pixels, labels };
                     self.delivery.put(number, Delivered { result: Ok(empty), permit });
                 }
                 Err(error) => self.delivery.put(number, Delivered { result: Err(error), permit }),

@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use convoy_common::dataset::Encoded;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::augment::{self, Recipe, image_values};
+use super::augment::{Recipe, image_values};
+use super::buffers::{Pixels, Pool};
 use super::delivery::{Delivered, Delivery};
 use super::disjoint::Disjoint;
 use super::error::{DataError, Unusable};
 use super::source::Source;
+use super::workbench::Workbench;
 use super::{Microbatch, Request};
 
 /// One microbatch that has been read.
@@ -20,6 +22,8 @@ pub(super) struct Job {
     request: Request,
     encoded: Vec<Encoded>,
     pixels: Disjoint,
+    /// Where their memory comes from.
+    pool: Weak<Pool>,
     /// Of the first image, by its place in the microbatch, that cannot be used.
     failure: Mutex<Option<(usize, Unusable)>>,
     permit: OwnedSemaphorePermit,
@@ -27,28 +31,31 @@ pub(super) struct Job {
 
 impl Job {
     /// `encoded` are the images of the request's samples, in their order, and at least one; `side`
-    /// is that of the net's input.
+    /// is that of the net's input. The buffer comes from `pool` and goes back there.
     pub(super) fn new(
         number: u64,
         request: Request,
         encoded: Vec<Encoded>,
         side: usize,
+        pool: &Arc<Pool>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let pixels = Disjoint::new(encoded.len(), image_values(request.purpose.side(side)));
-        Self { number, request, encoded, pixels, failure: Mutex::new(None), permit }
+        let (parts, width) = (encoded.len(), image_values(request.purpose.side(side)));
+        let pixels = Disjoint::new(pool.take(parts * width), parts, width);
+        let (pool, failure) = (Arc::downgrade(pool), Mutex::new(None));
+        Self { number, request, encoded, pixels, pool, failure, permit }
     }
 
     /// Decodes one image into its place. The image that is reported does not depend on which
     /// thread was faster: it is the first of those that fail.
-    fn decode(&self, place: usize, recipe: Recipe, mean: &[f32]) {
+    fn decode(&self, place: usize, recipe: Recipe, mean: &[f32], workbench: &mut Workbench) {
         let (Some(encoded), Some(sample), Some(out)) =
             (self.encoded.get(place), self.request.samples.get(place), self.pixels.take(place))
         else {
             return;
         };
         let treatment = recipe.treatment(&self.request, sample.index);
-        let write = || augment::write(&encoded.bytes, treatment, mean, out);
+        let write = || workbench.write(encoded, treatment, mean, out, |_| ());
         let written = catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked));
         if let Err(reason) = written {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,12 +66,13 @@ impl Job {
     }
 
     fn deliver(self, source: &dyn Source, delivery: &Delivery) {
-        let Self { number, request, encoded, pixels, failure, permit } = self;
+        let Self { number, request, encoded, pixels, pool, failure, permit } = self;
+        let pixels = Pixels::new(pixels.into_vec(), pool);
         let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
         let result = match failure {
             None => Ok(Microbatch {
                 request,
-                pixels: pixels.into_vec(),
+                pixels,
                 labels: encoded.iter().map(|image| i64::from(image.label)).collect(),
             }),
             Some((place, reason)) => Err(DataError::Image {
@@ -117,8 +125,9 @@ impl Queue {
 
     /// The life of a decode thread.
     pub(super) fn work(&self, source: &dyn Source, recipe: Recipe, delivery: &Delivery) {
+        let mut workbench = Workbench::default();
         while let Some((job, place)) = self.claim() {
-            job.decode(place, recipe, source.mean_image());
+            job.decode(place, recipe, source.mean_image(), &mut workbench);
             // All images are claimed once the queue has let go of the job; so the last thread that
             // does as well finds it complete.
             if let Some(job) = Arc::into_inner(job) {

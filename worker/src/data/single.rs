@@ -2,8 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::augment::{self, STORED_SIDE, Treatment, Window, image_values};
+use bytes::Bytes;
+use convoy_common::dataset::{Encoded, Encoding};
+
+use super::augment::{STORED_SIDE, Treatment, Window, image_values};
 use super::error::Unusable;
+use super::workbench::Workbench;
 
 /// `3 x side x side`, RGB: (pixel - mean) times `pixel_scale`, of the window of that side in the
 /// middle of the picture's centre square; `side` is at most [`STORED_SIDE`], which gives the whole
@@ -29,7 +33,10 @@ pub fn single(
         pixel_scale: pixel_scale as f32,
     };
     let mut out = vec![0.0; image_values(side)];
-    let write = || augment::write(bytes, treatment, mean, &mut out);
+    let image =
+        Encoded { bytes: Bytes::copy_from_slice(bytes), label: 0, encoding: Encoding::Original };
+    let mut workbench = Workbench::default();
+    let write = || workbench.write(&image, treatment, mean, &mut out, |_| ());
     catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(Unusable::Panicked))?;
     Ok(out)
 }

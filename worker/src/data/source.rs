@@ -4,8 +4,10 @@ use std::error::Error;
 use std::fmt;
 
 use async_trait::async_trait;
+use convoy_common::cache::Filled;
 use convoy_common::dataset::{Encoded, Split};
 use convoy_common::failure::Explain;
+use convoy_common::ids::Position;
 
 /// A data set as the pipeline sees it.
 #[async_trait]
@@ -14,6 +16,14 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// Several calls may be under way at a time, and any may be dropped half-way.
     async fn read(&self, split: Split, indices: &[u64]) -> Result<Vec<Encoded>, SourceError>;
+
+    /// Training goes on from here, so that a source may fetch ahead what comes next.
+    fn heading_for(&self, _position: Position) {}
+
+    /// What its cache did so far; nothing for a source that has none.
+    fn filled(&self) -> Option<Filled> {
+        None
+    }
 
     /// The mean of the training split's images: `3 x 256 x 256`, RGB, 0 to 255.
     fn mean_image(&self) -> &[f32];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use convoy_common::dataset::{Encoded, Split};
+use convoy_common::dataset::{Encoded, Encoding, Split};
 use convoy_common::exit;
 use convoy_common::failure::{Explain, Failure};
 use convoy_common::image::decode;
@@ -62,6 +62,7 @@ fn in_memory(images: u64) -> InMemory {
     let encoded = |number: u64| Encoded {
         bytes: jpeg(number, 256 + 8 * (number % 3) as u16, 256),
         label: number as u16 % 10,
+        encoding: Encoding::Jpeg256,
     };
     InMemory {
         train: (0..images).map(encoded).collect(),
@@ -182,7 +183,7 @@ fn whole_squares_hold_the_centre_window_at_its_place() {
         let rows = square.pixels.chunks(256).enumerate();
         let inside = rows.filter(|(row, _)| (14..241).contains(&(row % 256)));
         let cut: Vec<f32> = inside.flat_map(|(_, row)| row[14..241].to_vec()).collect();
-        assert!(cut == window.pixels);
+        assert!(cut == *window.pixels);
     }
 }
 
@@ -203,8 +204,8 @@ fn an_image_of_another_size_is_brought_to_256_first() {
     let on = runtime();
     let mut source = in_memory(1);
     source.validation = vec![
-        Encoded { bytes: jpeg(1, 100, 140), label: 0 },
-        Encoded { bytes: jpeg(2, 700, 300), label: 1 },
+        Encoded { bytes: jpeg(1, 100, 140), label: 0, encoding: Encoding::Original },
+        Encoded { bytes: jpeg(2, 700, 300), label: 1, encoding: Encoding::Original },
     ];
     let microbatches = drain(start(source, settings(1), evaluation(2), &on));
     assert_eq!(microbatches[0].pixels.len(), 2 * IMAGE_VALUES);
@@ -476,7 +477,9 @@ fn dropping_it_ends_its_threads_and_lets_go_of_the_source() {
 fn images_a_second() {
     let on = runtime();
     let mut source = in_memory(64);
-    source.train = (0..64).map(|n| Encoded { bytes: jpeg(n, 256, 256), label: 0 }).collect();
+    source.train = (0..64)
+        .map(|n| Encoded { bytes: jpeg(n, 256, 256), label: 0, encoding: Encoding::Original })
+        .collect();
     let bytes: usize = source.train.iter().map(|image| image.bytes.len()).sum();
     for threads in [1, 2] {
         let sampler = Sampler::new(5, 64, 64, 32);

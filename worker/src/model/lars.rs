@@ -9,7 +9,10 @@
 //!
 //! Every parameter tensor has a local rate of its own, biases included, as in the table of the
 //! paper that lists norms of weights and of biases one by one. The paper's momentum holds the rates
-//! already, unlike that of plain SGD here.
+//! already, unlike that of plain SGD here. The denominator is the paper's equation 6 as its authors'
+//! own solver computes it; the first version of the paper printed the gradient's norm twice.
+//! Later descriptions of the method leave out biases and what belongs to normalisation, and take the
+//! norm of `g + lambda w`: this is the paper's form.
 //!
 //! Norms are sums of squares in f64 in one fixed order, so they do not depend on who computes them
 //! with how many threads.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use convoy_common::cache::Filled;
 use convoy_common::checkpoint::{PartEntry, SharedState};
 use convoy_common::ids::{Generation, Position, Reached};
 use convoy_common::pb;
@@ -132,6 +133,8 @@ pub struct StepReport {
     pub times: StepTimes,
     /// What this worker sent on the ring, without the frames around the numbers.
     pub bytes_sent: u64,
+    /// What its cache of the data set holds, and did since the step before; nothing without one.
+    pub cache: Option<Filled>,
 }
 
 /// Counts over the whole validation split.
@@ -175,6 +178,13 @@ impl Report {
                 learning_rate: it.learning_rate,
                 times: Some(it.times.into()),
                 bytes_sent: it.bytes_sent,
+                cache: it.cache.map(|it| pb::CacheReport {
+                    shards: it.shards,
+                    of: it.of,
+                    hits: it.hits,
+                    misses: it.misses,
+                    fetched: it.fetched,
+                }),
             }),
             Self::Evaluation(it) => Kind::Evaluation(pb::EvaluationReport {
                 generation,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use convoy_common::cache::Filled;
 use convoy_common::checkpoint::{Evaluations, SharedState};
 use convoy_common::config::RunConfig;
 use convoy_common::ids::{Position, Rank, Reached};
@@ -34,6 +35,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     /// Images of the training and of the validation split.
     pub images: (u64, u64),
+    /// The first image of each shard of the training split.
+    pub shard_starts: Vec<u64>,
     /// This worker's place in the roster.
     pub rank: Rank,
     /// Workers in the roster.
@@ -104,6 +107,8 @@ pub struct Trainer {
     /// One fell due and is not taken yet.
     pub(super) due: bool,
     pub(super) stop: bool,
+    /// The cache of the data set at the last step's end.
+    filled: Filled,
     samples_seen: u64,
     last_loss: Option<f64>,
     pub(super) evaluations: Evaluations,
@@ -117,8 +122,7 @@ impl Trainer {
         let Parts { config, source, images, rank, world, lanes, settings, remains, .. } = parts;
         let Remains { net, shared, boundary, unit, .. } = remains;
         let (training, validation) = images;
-        let sampler =
-            Sampler::new(config.run.seed, training, config.train.batch, config.numerics.microbatch);
+        let sampler = Sampler::of(&config, training, &parts.shard_starts);
         let grid = EvaluationGrid::new(validation, config.numerics.microbatch);
         let plan =
             HeadPlan::new(config.numerics.head_exchange, config.train.batch, net.spec().linears());
@@ -128,7 +132,12 @@ impl Trainer {
         let timetable = Timetable::new(&config, sampler.steps_per_epoch());
         let after_redo = parts.redo.as_ref().map(|it| it.leads_to(sampler.steps_per_epoch()));
         let first = after_redo.unwrap_or(shared.position);
-        let wanted = requests(sampler.clone(), timetable.clone(), first, rank, world);
+        let ahead = Arc::clone(&source);
+        let wanted = requests(sampler.clone(), timetable.clone(), first, rank, world).inspect(
+            move |Request { epoch, step, .. }| {
+                ahead.heading_for(Position { epoch: *epoch, step: *step });
+            },
+        );
         let pipeline = Pipeline::start(Arc::clone(&source), settings, &parts.runtime, wanted)?;
         let dropout = Dropout { seed: config.run.seed, probability: config.model.dropout };
         let threads = config.numerics.threads_per_lane;
@@ -139,6 +148,7 @@ impl Trainer {
             rate: LearningRate::new(&config.train, &config.schedule, sampler.steps_per_epoch()),
             schedule: shared.schedule,
             position: shared.position,
+            filled: source.filled().unwrap_or_default(),
             samples_seen: shared.samples_seen,
             last_loss: shared.last_loss,
             evaluations: shared.evaluations,
@@ -261,6 +271,9 @@ impl Trainer {
         let loss = total.loss / f64::from(total.samples.max(1));
         self.samples_seen += u64::from(total.samples);
         self.last_loss = Some(loss);
+        let filled = self.source.filled();
+        let cache = filled.map(|now| now.since(self.filled));
+        self.filled = filled.unwrap_or_default();
         if self.rank.0 == 0 {
             self.tell(Report::Step(StepReport {
                 position: self.position,
@@ -270,6 +283,7 @@ impl Trainer {
                 learning_rate: lr,
                 times: *times,
                 bytes_sent: *bytes_sent,
+                cache,
             }));
         }
     }
@@ -302,17 +316,21 @@ fn requests(
     world: u32,
 ) -> impl Iterator<Item = Request> + Send {
     let steps = sampler.steps_per_epoch();
+    let mut order = Arc::new(sampler.epoch(start.epoch));
     std::iter::successors(Some(start), move |at| Some(at.next(steps)))
         .take_while(move |at| !timetable.is_complete(*at))
         .flat_map(move |Position { epoch, step }| {
             let share = Sampler::share(sampler.microbatches(step), rank.0, world);
-            let sampler = sampler.clone();
+            if order.epoch() != epoch {
+                order = Arc::new(sampler.epoch(epoch));
+            }
+            let (sampler, order) = (sampler.clone(), Arc::clone(&order));
             share.map(move |microbatch| Request {
                 purpose: Purpose::Train,
                 epoch,
                 step,
                 microbatch,
-                samples: sampler.microbatch(epoch, step, microbatch),
+                samples: sampler.microbatch_in(&order, step, microbatch),
             })
         })
 }

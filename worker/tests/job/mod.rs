@@ -104,9 +104,10 @@ impl Place {
     /// The config of a run of 24 epochs with 3 steps each.
     pub(crate) fn config(&self, run: &str) -> PathBuf {
         let (url, data, logs) = (self.url(run), self.url("data"), self.path("logs"));
+        let cache = self.path("cache").display().to_string();
         let text = format!(
             "run = {{ name = '{run}', url = '{url}', seed = 3 }}
-             data = {{ url = '{data}' }}
+             data = {{ url = '{data}', cache = '{cache}' }}
              model = {{ narrow = 16, init = 'kaiming', pixel_scale = 0.01, fc_bias = 0.0 }}
              train = {{ epochs = 24, batch = 8, lr = 0.01 }}
              schedule = {{ kind = 'constant' }}

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, Header, Manifest, PartEntry, SharedState};
 use convoy_common::config::{Init, Model, RunConfig, Source as ConfigSource};
-use convoy_common::dataset::{DatasetIdentity, Encoded};
+use convoy_common::dataset::{DatasetIdentity, Encoded, Encoding};
 use convoy_common::ids::{Generation, Lineage, Position, Rank, Term};
 use convoy_common::rpc::Address;
 use convoy_common::schedule::ManualDrop;
 use convoy_common::store::Store;
-use convoy_worker::data::{InMemory, Settings};
+use convoy_worker::data::{InMemory, Settings, Source};
 use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 
 /// Images of the training split: not a multiple of the batch, so that an epoch ends short.
 pub(crate) const TRAINING_IMAGES: u64 = 22;
+/// Five shards, as uneven as a data set's.
+pub(crate) const SHARD_STARTS: [u64; 5] = [0, 6, 9, 14, 21];
 const VALIDATION_IMAGES: u64 = 7;
 const CLASSES: usize = 3;
 
@@ -35,7 +37,8 @@ pub(crate) struct Cluster {
     /// Of the net; the images have three.
     pub(crate) classes: usize,
     runtime: Runtime,
-    source: Arc<InMemory>,
+    /// Where images come from, and the first image of each shard.
+    source: (Arc<dyn Source>, Vec<u64>),
     store: Store,
     _folder: TempDir,
     generations: u32,
@@ -106,12 +109,17 @@ impl Cluster {
             config,
             classes: CLASSES,
             runtime,
-            source: images(),
+            source: (images(), SHARD_STARTS.to_vec()),
             store,
             _folder: folder,
             generations: 0,
             drops: Vec::new(),
         }
+    }
+
+    /// From now on, images come from there: a training split in shards that begin with these.
+    pub(crate) fn read_from(&mut self, source: Arc<dyn Source>, shard_starts: Vec<u64>) {
+        self.source = (source, shard_starts);
     }
 
     /// Trains with `lanes.len()` ranks from a checkpoint, or from the seed, to an end.
@@ -228,8 +236,9 @@ impl Cluster {
         disturb(rank, &control, &ring);
         let mut trainer = Trainer::new(Parts {
             config: self.config.clone(),
-            source: self.source.clone(),
+            source: Arc::clone(&self.source.0),
             images: (TRAINING_IMAGES, VALIDATION_IMAGES),
+            shard_starts: self.source.1.clone(),
             rank: Rank(rank),
             world,
             remains: Remains::fresh(net, shared),
@@ -330,7 +339,7 @@ fn connections() -> Runtime {
 pub(crate) fn calm(_: u32, _: &Arc<Control>, _: &Ring) {}
 
 /// Drawn once for all clusters of a process.
-fn images() -> Arc<InMemory> {
+pub(crate) fn images() -> Arc<InMemory> {
     static IMAGES: OnceLock<Arc<InMemory>> = OnceLock::new();
     Arc::clone(IMAGES.get_or_init(|| Arc::new(draw())))
 }
@@ -352,7 +361,7 @@ fn draw() -> InMemory {
         jpeg_encoder::Encoder::new(&mut bytes, 90)
             .encode(&pixels, 256, 256, jpeg_encoder::ColorType::Rgb)
             .unwrap();
-        Encoded { bytes: Bytes::from(bytes), label: label as u16 }
+        Encoded { bytes: Bytes::from(bytes), label: label as u16, encoding: Encoding::Original }
     };
     InMemory {
         train: (0..TRAINING_IMAGES).map(image).collect(),

@@ -17,7 +17,7 @@ use convoy_common::rpc::{self, Address};
 use convoy_common::shutdown::{self, Trigger, Urgency};
 use convoy_common::store::Store;
 use convoy_coordinator::engine;
-use convoy_coordinator::ledger::{self, Origin};
+use convoy_coordinator::ledger::{self, Fencing, Origin};
 use convoy_coordinator::machine::{Outcome, Status};
 use convoy_coordinator::service::{Facts, Service};
 use convoy_worker::agent::{self, Settings};
@@ -193,7 +193,8 @@ impl Job {
         let runtime = connections();
         let (address, engine, job) = runtime.block_on(async {
             let (bound, incoming) = rpc::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-            let run = ledger::open(config.clone(), Origin::Newest).await.unwrap();
+            let run =
+                ledger::open(config.clone(), Origin::Newest, Fencing::Required).await.unwrap();
             let opened = run.take_over(&bound.to_string()).await.unwrap();
             let facts = Facts {
                 run_id: opened.run_id.clone(),

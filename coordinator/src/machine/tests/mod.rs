@@ -118,6 +118,7 @@ pub(super) fn step_at(position: Position) -> StepReport {
         learning_rate: 0.01,
         times: StepTimes { total: 0.5, ..StepTimes::default() },
         bytes_sent: 1000,
+        cache: None,
     }
 }
 

@@ -1,0 +1,68 @@
+//! What can go wrong with a cache folder; none of it stops training.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::failure::Explain;
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The folder or a file in it.
+    #[error("cannot {action} {}", path.display())]
+    Folder {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Bytes that are free on its disk, where the disk is full.
+        free: Option<u64>,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// What came from the store is not the shard.
+    #[error("shard {shard} came from the store with other bytes than were packed")]
+    Altered {
+        /// Its number.
+        shard: usize,
+    },
+}
+
+impl CacheError {
+    /// An error of the system about that path.
+    pub(super) fn folder(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let full =
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let space = || {
+            let folder = path.ancestors().skip(1).find(|it| it.exists())?;
+            let disk = rustix::fs::statvfs(folder).ok()?;
+            Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+        };
+        let free = if full { space() } else { None };
+        Self::Folder { action, path: path.to_owned(), free, source }
+    }
+}
+
+impl Explain for CacheError {
+    fn hint(&self) -> Option<String> {
+        let Self::Folder { path, free, source, .. } = self else {
+            return Some("compare the data set with its source, or copy it again".to_owned());
+        };
+        let folder = path.parent().unwrap_or(path).display();
+        Some(match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let free =
+                    free.map_or_else(String::new, |it| format!(" ({} MiB are left)", it >> 20));
+                format!(
+                    "free some space on the disk of {folder}{free}, lower data.cache_size, or name \
+                     another folder as data.cache"
+                )
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                format!("make {folder} writable, or name another folder as data.cache")
+            }
+            _ => "name another folder as data.cache, or write data.cache = \"none\"".to_owned(),
+        })
+    }
+}
