@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use convoy_common::exit;
-use job::{Place, all_gone, convoy, is_alive, run};
+use job::{Job, Place, all_gone, convoy, is_alive, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 const STEPS: u64 = 24 * 3;
@@ -80,20 +80,78 @@ fn a_launcher_killed_while_it_trains_leaves_no_child() {
     all_gone(&children, Duration::from_secs(5));
 }
 
+/// The process of that worker, which there is one of.
+fn process(job: &Job, name: &str) -> Pid {
+    let workers = job.children(name);
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    Pid::from_raw(i32::try_from(workers[0]).unwrap()).unwrap()
+}
+
 #[test]
-fn a_killed_worker_is_named_and_the_checkpoint_before_it_brings_the_job_back() {
+fn killed_and_stopped_workers_are_replaced_and_the_job_comes_to_the_bits_of_a_quiet_one() {
+    let place = Place::new();
+    let config = place.config("rough");
+    let long = ["--set", "train.epochs=5000", "--set", "cluster.liveness_timeout=3s"];
+    let mut job = place.launch(&config, &long);
+    job.tells("progress");
+    kill_process(process(&job, "worker-1"), Signal::KILL).unwrap();
+    job.tells("generation over; workers keep their state");
+    job.tells("worker is started again");
+    // The first of two, the one left, and both again.
+    job.tells_so_often("generation formed", 3);
+    job.tells("took over the state of a peer");
+    let text = job.stderr();
+    assert!(text.contains("worker-1") && text.contains("SIGKILL"), "{text}");
+
+    // One that stands still longer than it may is out, and finds itself out when it goes on.
+    let stopped = process(&job, "worker-0");
+    kill_process(stopped, Signal::STOP).unwrap();
+    job.tells("it was not heard of for");
+    job.tells_so_often("generation formed", 4);
+    kill_process(stopped, Signal::CONT).unwrap();
+    job.tells_so_often("worker is started again", 2);
+    job.tells_so_often("generation formed", 5);
+    job.send(Signal::INT);
+    job.ends_with(exit::STOPPED);
+    let rough = place.checkpoint("rough");
+
+    let steps = format!("train.max_steps={}", rough["step"]);
+    let options = ["--workers", "1", "--set", long[1], "--set", &steps];
+    let mut quiet = place.launch(&place.config("quiet"), &options);
+    quiet.ends_with(exit::OK);
+    let quiet = place.checkpoint("quiet");
+    assert_eq!((&quiet["step"], &quiet["state_digest"]), (&rough["step"], &rough["state_digest"]));
+}
+
+#[test]
+fn a_worker_asked_to_leave_ends_well_and_the_others_go_on() {
+    let place = Place::new();
+    let config = place.config("drained");
+    let mut job = place.launch(&config, &["--set", "train.epochs=5000"]);
+    job.tells("progress");
+    let leaves = process(&job, "worker-1");
+    kill_process(leaves, Signal::TERM).unwrap();
+    job.tells("worker left in order");
+    job.tells("worker ended");
+    assert!(!job.stderr().contains("worker failed"), "{}", job.stderr());
+    // The last one does not leave without a checkpoint.
+    kill_process(process(&job, "worker-0"), Signal::TERM).unwrap();
+    job.ends_with(exit::STOPPED);
+    assert!(place.checkpoint("drained")["step"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_job_that_lost_all_its_workers_comes_back_from_its_checkpoint() {
     let place = Place::new();
     let config = place.config("lost");
     let often = ["--set", "checkpoint.every_steps=6", "--set", "train.epochs=5000"];
-    let mut job = place.launch(&config, &often);
+    let mut job = place.launch(&config, &[&often[..], &["--restarts", "0"]].concat());
     job.tells("checkpoint published");
-    let workers = job.children("worker-1");
-    assert_eq!(workers.len(), 1);
-    kill_process(Pid::from_raw(i32::try_from(workers[0]).unwrap()).unwrap(), Signal::KILL).unwrap();
+    for name in ["worker-0", "worker-1"] {
+        kill_process(process(&job, name), Signal::KILL).unwrap();
+    }
     job.ends_with(exit::WORKER_LOST);
-    let text = job.stderr();
-    assert!(text.contains("worker-1") && text.contains("SIGKILL"), "{text}");
-    assert!(text.contains("job failed"), "{text}");
+    assert!(job.stderr().contains("job failed"), "{}", job.stderr());
     place.convoy(&["checkpoints", "verify", &place.url("lost")]);
     let step = place.checkpoint("lost")["step"].as_u64().unwrap();
     assert!(step >= 6, "{step}");

@@ -74,6 +74,9 @@ pub(crate) struct Args {
     /// How long the job may take to end after the first signal
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    /// How often each worker that dies is started again; the others train on meanwhile
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    restarts: u32,
     /// The worker program [default: convoy-worker beside this program]
     #[arg(long, value_name = "PATH")]
     worker_binary: Option<PathBuf>,
@@ -101,6 +104,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         format: args.log_format,
         progress: !args.no_progress,
         grace: args.grace,
+        restarts: args.restarts,
         coordinator_binary: args.coordinator_binary,
         worker_binary: args.worker_binary,
     })

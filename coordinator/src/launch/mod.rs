@@ -73,6 +73,8 @@ pub(crate) struct Launch {
     pub(crate) progress: bool,
     /// How long the coordinator may take to end after the first signal.
     pub(crate) grace: Duration,
+    /// How often each worker that died is started again.
+    pub(crate) restarts: u32,
     /// The program that coordinates; this one if not given.
     pub(crate) coordinator_binary: Option<PathBuf>,
     /// The program that trains; `convoy-worker` beside the coordinator's if not given.
@@ -121,9 +123,10 @@ pub(crate) fn run(launch: &Launch) -> Result<ExitCode, Failure> {
             address_file: address_file.clone(),
             console: &console,
             names: &names,
-            supervisor: Supervisor::new(Patience::new(launch.grace)),
+            supervisor: Supervisor::new(Patience::new(launch.grace, launch.restarts)),
             children: Vec::new(),
             follower: None,
+            coordinator: None,
         };
         job.supervise().await
     });
@@ -159,6 +162,8 @@ struct Job<'a> {
     supervisor: Supervisor,
     children: Vec<(Who, Handle)>,
     follower: Option<tokio::task::JoinHandle<()>>,
+    /// Where it listens, once it has said so.
+    coordinator: Option<String>,
 }
 
 impl Job<'_> {
@@ -198,13 +203,13 @@ impl Job<'_> {
                 }
                 () = sleep_until(timer.unwrap_or(address_due)), if timer.is_some() => Event::Timer,
             };
-            if let Some(code) = self.take_in(event) {
+            if let Some(code) = self.take_in(event, &events) {
                 return Ok(code);
             }
         }
     }
 
-    fn take_in(&mut self, event: Event) -> Option<u8> {
+    fn take_in(&mut self, event: Event, events: &mpsc::Sender<Event>) -> Option<u8> {
         if let Event::Ended(who, how) = event {
             self.children.retain(|(it, _)| *it != who);
             tracing::debug!(
@@ -220,6 +225,11 @@ impl Job<'_> {
                         if *who == Who::Coordinator {
                             child.terminate();
                         }
+                    }
+                }
+                Order::Restart(index) => {
+                    if let Err(error) = self.start_worker(index, events) {
+                        tracing::error!(error = %error, "worker cannot be started again");
                     }
                 }
                 Order::KillAll => self.children.iter().for_each(|(_, child)| child.kill()),
@@ -269,22 +279,32 @@ impl Job<'_> {
         if self.launch.device == Device::Cuda && self.machine.gpus.len() < workers as usize {
             tracing::warn!(workers, gpus = self.machine.gpus.len(), "workers share GPUs");
         }
-        for index in 0..workers {
-            let share = plan::Share {
-                device: self.launch.device,
-                lanes: self.launch.lanes,
-                threads_per_lane: self.launch.run.numerics.threads_per_lane,
-                index,
-                workers,
-            };
-            let plan = plan::worker(&self.machine, &share, &url);
-            let mut command = Command::new(&self.worker_binary);
-            command.args(plan.arguments).envs(plan.environment);
-            let program = self.worker_binary.clone();
-            self.start(Who::Worker(index as usize), command, &program, events)?;
+        self.coordinator = Some(url.clone());
+        for index in 0..workers as usize {
+            self.start_worker(index, events)?;
         }
         self.follower = Some(tokio::spawn(progress::follow(url, self.console.progress())));
         Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), LaunchError> {
+        let Some(url) = self.coordinator.clone() else { return Ok(()) };
+        let share = plan::Share {
+            device: self.launch.device,
+            lanes: self.launch.lanes,
+            threads_per_lane: self.launch.run.numerics.threads_per_lane,
+            index: index as u32,
+            workers: self.launch.run.cluster.workers,
+        };
+        let plan = plan::worker(&self.machine, &share, &url);
+        let mut command = Command::new(&self.worker_binary);
+        command.args(plan.arguments).envs(plan.environment);
+        let program = self.worker_binary.clone();
+        self.start(Who::Worker(index), command, &program, events)
     }
 
     fn start(

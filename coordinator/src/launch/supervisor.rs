@@ -11,6 +11,7 @@
 //!    +--broken-------> Killing <-------------------------+
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use convoy_common::exit;
@@ -55,6 +56,8 @@ pub(super) enum Order {
     StopCoordinator,
     /// SIGKILL to every child.
     KillAll,
+    /// Start the worker of this index again.
+    Restart(usize),
     /// Tell the user.
     Say(Notice),
     /// The launcher ends with this code.
@@ -72,6 +75,8 @@ pub(super) enum Notice {
     GraceOver,
     /// A worker ended before the job did.
     WorkerEnded(usize, Ending),
+    /// It will be started again, and may be so many times more.
+    WorkerRestarts(usize, u32),
     /// A worker failed and the coordinator did not draw the conclusion; it is asked to stop.
     CoordinatorAsked,
     /// A signal killed the coordinator.
@@ -95,14 +100,20 @@ pub(super) struct Patience {
     pub(super) after_coordinator: Duration,
     /// For killed processes to be gone.
     pub(super) after_kill: Duration,
+    /// Before a worker that died is started again.
+    pub(super) before_restart: Duration,
+    /// How often each worker is started again.
+    pub(super) restarts: u32,
 }
 
 impl Patience {
     /// The waits with the given grace period. What follows the coordinator's end stays below 5 s
     /// together, the time within which nothing may be left.
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(super) fn new(grace: Duration, restarts: u32) -> Self {
         Self {
             grace,
+            before_restart: Duration::from_secs(1),
+            restarts,
             after_worker_failed: Duration::from_secs(15),
             after_all_failed: Duration::from_secs(3),
             after_coordinator: Duration::from_secs(3),
@@ -140,13 +151,24 @@ pub(super) struct Supervisor {
     coordinator: bool,
     /// Indices of the workers that run.
     workers: Vec<usize>,
+    /// How often each worker died and was, or will be, started again.
+    deaths: BTreeMap<usize, u32>,
+    /// Workers that are to be started again, and when.
+    restarts: Vec<(usize, Instant)>,
 }
 
 impl Supervisor {
     /// Nothing runs yet.
     pub(super) fn new(patience: Patience) -> Self {
         let phase = Phase::Running { failed: None };
-        Self { phase, patience, coordinator: false, workers: Vec::new() }
+        Self {
+            phase,
+            patience,
+            coordinator: false,
+            workers: Vec::new(),
+            deaths: BTreeMap::new(),
+            restarts: Vec::new(),
+        }
     }
 
     /// Whether workers should (still) be started.
@@ -157,7 +179,10 @@ impl Supervisor {
     /// When [`Event::Timer`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running { failed } => failed.map(|(_, ask_at)| ask_at),
+            Phase::Running { failed } => {
+                let restarts = self.restarts.iter().map(|it| it.1);
+                restarts.chain(failed.map(|(_, ask_at)| ask_at)).min()
+            }
             Phase::Stopping { until, .. }
             | Phase::Closing { until, .. }
             | Phase::Killing { until, .. } => Some(until),
@@ -210,13 +235,24 @@ impl Supervisor {
         match &mut self.phase {
             Phase::Running { failed: first } => {
                 orders.push(Order::Say(Notice::WorkerEnded(index, how)));
-                if failed {
-                    let ask_at = now + self.patience.after_worker_failed;
-                    let (_, ask_at) = first.get_or_insert((how, ask_at));
+                if !failed {
+                    return;
+                }
+                let deaths = self.deaths.entry(index).or_default();
+                // A job that has begun goes on without it; one that has not waits for it in vain.
+                let needed = is_verdict(how) && *deaths == 0;
+                if !is_verdict(how) && *deaths < self.patience.restarts {
+                    *deaths += 1;
+                    let left = self.patience.restarts - *deaths;
+                    orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
+                    self.restarts.push((index, now + self.patience.before_restart));
+                } else if self.workers.is_empty() && self.restarts.is_empty() {
                     // Nobody is left whom the coordinator could wait for.
-                    if self.workers.is_empty() {
-                        *ask_at = (*ask_at).min(now + self.patience.after_all_failed);
-                    }
+                    let soon = now + self.patience.after_all_failed;
+                    let (_, ask_at) = first.get_or_insert((how, soon));
+                    *ask_at = (*ask_at).min(soon);
+                } else if needed {
+                    first.get_or_insert((how, now + self.patience.after_worker_failed));
                 }
             }
             Phase::Stopping { .. } | Phase::Closing { .. } if failed => {
@@ -251,8 +287,14 @@ impl Supervisor {
         }
         match self.phase {
             Phase::Running { failed } => {
-                orders.push(Order::Say(Notice::CoordinatorAsked));
-                self.stop(now, failed.map(|(how, _)| how), orders);
+                let (due, later) = self.restarts.iter().partition(|it| it.1 <= now);
+                self.restarts = later;
+                let due: Vec<(usize, Instant)> = due;
+                orders.extend(due.into_iter().map(|(index, _)| Order::Restart(index)));
+                if let Some((how, _)) = failed.filter(|it| it.1 <= now) {
+                    orders.push(Order::Say(Notice::CoordinatorAsked));
+                    self.stop(now, Some(how), orders);
+                }
             }
             Phase::Stopping { .. } => {
                 orders.push(Order::Say(Notice::GraceOver));
@@ -296,6 +338,21 @@ impl Supervisor {
     }
 }
 
+/// Whether another attempt of the same worker would end the same way.
+fn is_verdict(how: Ending) -> bool {
+    matches!(
+        how,
+        Ending::Code(
+            exit::OK
+                | exit::USAGE
+                | exit::BAD_INPUT
+                | exit::NON_FINITE
+                | exit::DIVERGED
+                | exit::STOPPED
+        )
+    )
+}
+
 /// What a job ends with that was stopped because of a worker: what is wrong with the input or with the
 /// machine is the worker's to say, everything else is a loss.
 fn code_of(how: Ending) -> u8 {
@@ -315,7 +372,7 @@ mod tests {
 
     /// A coordinator and two workers run.
     fn running(now: Instant) -> Supervisor {
-        let mut it = Supervisor::new(Patience::new(seconds(60)));
+        let mut it = Supervisor::new(Patience::new(seconds(60), 0));
         for who in [Coordinator, Worker(0), Worker(1)] {
             assert_eq!(it.step(now, Started(who)), []);
         }
@@ -377,6 +434,38 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_dies_is_started_again_as_often_as_that_is_allowed() {
+        let mut now = Instant::now();
+        let mut it = running(now);
+        it.patience.restarts = 2;
+        for (left, how) in [(1, Signal(9)), (0, Code(exit::WORKER_LOST))] {
+            let told = [Say(WorkerEnded(1, how)), Say(WorkerRestarts(1, left))];
+            assert_eq!(it.step(now, Ended(Worker(1), how)), told);
+            assert_eq!(it.deadline(), Some(now + seconds(1)));
+            assert_eq!(it.step(now, Timer), []);
+            now += seconds(1);
+            assert_eq!(it.step(now, Timer), [Restart(1)]);
+            assert_eq!(it.step(now, Started(Worker(1))), []);
+            assert_eq!(it.deadline(), None);
+        }
+        // The job goes on without it.
+        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Say(WorkerEnded(1, Signal(9)))]);
+        assert!(it.is_running());
+        assert_eq!(it.deadline(), None);
+        // Nobody is started again whose end is a verdict, or once the job ends.
+        let mut it = running(now);
+        it.patience.restarts = 2;
+        for how in [Code(exit::OK), Code(exit::STOPPED), Code(exit::NON_FINITE)] {
+            assert_eq!(it.step(now, Ended(Worker(1), how)), [Say(WorkerEnded(1, how))]);
+            it.step(now, Started(Worker(1)));
+        }
+        it.step(now, Ended(Worker(1), Signal(9)));
+        it.step(now, Ended(Coordinator, Code(0)));
+        assert_eq!(it.step(now + seconds(2), Timer), []);
+        assert_eq!(it.step(now + seconds(2), Ended(Worker(0), Code(0))), [Exit(0)]);
+    }
+
+    #[test]
     fn a_worker_that_fails_is_reported_and_the_coordinator_gets_time_to_conclude() {
         let now = Instant::now();
         let mut it = running(now);
@@ -387,14 +476,14 @@ mod tests {
     }
 
     #[test]
-    fn a_coordinator_that_waits_on_for_a_failed_worker_is_asked_to_stop() {
+    fn a_coordinator_that_waits_on_for_a_refused_worker_is_asked_to_stop() {
         let now = Instant::now();
         let mut it = running(now);
-        it.step(now, Ended(Worker(1), Code(1)));
+        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
         let due = now + seconds(15);
         assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
         it.step(due, Ended(Coordinator, Code(exit::STOPPED)));
-        assert_eq!(it.step(due, Ended(Worker(0), Code(0))), [Exit(exit::WORKER_LOST)]);
+        assert_eq!(it.step(due, Ended(Worker(0), Code(0))), [Exit(exit::BAD_INPUT)]);
     }
 
     #[test]
@@ -434,7 +523,7 @@ mod tests {
     #[test]
     fn a_coordinator_that_refuses_the_config_ends_the_launch_with_its_code() {
         let now = Instant::now();
-        let mut it = Supervisor::new(Patience::new(seconds(60)));
+        let mut it = Supervisor::new(Patience::new(seconds(60), 0));
         it.step(now, Started(Coordinator));
         assert_eq!(it.step(now, Ended(Coordinator, Code(64))), [Exit(64)]);
     }

@@ -25,6 +25,9 @@ pub(super) fn say<'a>(notice: Notice, grace: Duration, name: impl Fn(usize) -> &
             }
             how => tracing::error!(worker = name(index), ending = describe(how), "worker failed"),
         },
+        Notice::WorkerRestarts(index, left) => {
+            tracing::warn!(worker = name(index), restarts_left = left, "worker is started again");
+        }
         Notice::CoordinatorAsked => {
             tracing::error!("job waits for a worker that is gone; asking coordinator to stop");
         }

@@ -100,8 +100,6 @@ pub struct Trainer {
     pub(super) position: Position,
     pub(super) unit: Option<Arc<Unit>>,
     pub(super) timetable: Timetable,
-    /// The cache of the data set at the last step's end.
-    filled: Filled,
     pub(super) boundary: Option<Boundary>,
     redo: Option<Redo>,
     /// A checkpoint is owed from the generation before.
@@ -109,6 +107,8 @@ pub struct Trainer {
     /// One fell due and is not taken yet.
     pub(super) due: bool,
     pub(super) stop: bool,
+    /// The cache of the data set at the last step's end.
+    filled: Filled,
     samples_seen: u64,
     last_loss: Option<f64>,
     pub(super) evaluations: Evaluations,
@@ -130,9 +130,9 @@ impl Trainer {
             plan.log(config.train.batch, world);
         }
         let timetable = Timetable::new(&config, sampler.steps_per_epoch());
-        let ahead = Arc::clone(&source);
         let after_redo = parts.redo.as_ref().map(|it| it.leads_to(sampler.steps_per_epoch()));
         let first = after_redo.unwrap_or(shared.position);
+        let ahead = Arc::clone(&source);
         let wanted = requests(sampler.clone(), timetable.clone(), first, rank, world).inspect(
             move |Request { epoch, step, .. }| {
                 ahead.heading_for(Position { epoch: *epoch, step: *step });

@@ -155,8 +155,13 @@ impl Job {
 
     /// Waits until the job has told this.
     pub(crate) fn tells(&mut self, what: &str) {
+        self.tells_so_often(what, 1);
+    }
+
+    /// The same so many times.
+    pub(crate) fn tells_so_often(&mut self, what: &str, times: usize) {
         let start = Instant::now();
-        while !self.stderr().contains(what) {
+        while self.stderr().matches(what).count() < times {
             let ended = self.launcher.try_wait().expect("a status");
             assert!(
                 ended.is_none() && start.elapsed() < SOON,
