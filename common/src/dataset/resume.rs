@@ -35,7 +35,7 @@ pub(super) async fn vacant(store: &Store) -> Result<(), DatasetError> {
     Ok(())
 }
 
-/// Removes the shards and pages from a number on, and with shard 0 the plan; nothing else.
+/// Removes the shards and pages from a number on; nothing else.
 pub(super) async fn clear(store: &Store, from: usize) -> Result<(), DatasetError> {
     let beyond = |path: &str, folder: &str, extension: &str| {
         let number = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
@@ -47,7 +47,7 @@ pub(super) async fn clear(store: &Store, from: usize) -> Result<(), DatasetError
     };
     // Pages first: a page without its shard would be a promise that is not kept.
     for left in store.list(journal::FOLDER).await? {
-        if beyond(&left.path, journal::FOLDER, ".bin") || (from == 0 && left.path == PLAN) {
+        if beyond(&left.path, journal::FOLDER, ".bin") {
             store.delete(&left.path).await?;
         }
     }
@@ -57,6 +57,13 @@ pub(super) async fn clear(store: &Store, from: usize) -> Result<(), DatasetError
         }
     }
     Ok(())
+}
+
+/// Removes all shards and pages, and the plan that they were made by.
+pub(super) async fn clear_all(store: &Store) -> Result<(), DatasetError> {
+    clear(store, 0).await?;
+    // Last: shards without a plan are taken for nobody's, whatever broke this off.
+    Ok(store.delete(PLAN).await?)
 }
 
 /// Goes on with the packing of that plan that is there, or begins it; returns the notes as well.

@@ -210,6 +210,23 @@ async fn a_packing_that_was_broken_off_is_gone_on_with_and_gives_the_same_bytes(
 }
 
 #[tokio::test]
+async fn a_plan_without_a_finished_shard_stays_and_the_shards_behind_it_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let begin = || {
+        let (store, sizes) = (store(&folder), Sizes { shard: 10_000 });
+        PackWriter::resume(store, sizes, Encoding::Original, PLAN, false)
+    };
+    drop(begin().await.unwrap());
+    let plan = folder.path().join("unfinished/plan");
+    assert!(plan.exists());
+    assert!(write_on(&folder, 1).await.0.is_empty());
+    assert!(plan.exists(), "a later attempt has nothing to compare with");
+    let (writer, notes) = begin().await.unwrap();
+    assert_eq!((writer.images(), notes.len()), (4, 1));
+    assert!(folder.path().join(shard_path(0)).exists());
+}
+
+#[tokio::test]
 async fn what_another_plan_began_is_kept_until_a_restart_is_asked_for() {
     let folder = TempDir::new().unwrap();
     write_on(&folder, 2).await;

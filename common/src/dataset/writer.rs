@@ -75,7 +75,7 @@ impl PackWriter {
     /// [`DatasetError::Occupied`] if a data set is there, or what the store says.
     pub async fn start(store: Store, sizes: Sizes) -> Result<Self, DatasetError> {
         resume::vacant(&store).await?;
-        resume::clear(&store, 0).await?;
+        resume::clear_all(&store).await?;
         Ok(Self::of(store, sizes, Encoding::default(), Kept::default(), false))
     }
 
@@ -97,7 +97,7 @@ impl PackWriter {
     ) -> Result<(Self, Vec<Vec<u8>>), DatasetError> {
         resume::vacant(&store).await?;
         if restart {
-            resume::clear(&store, 0).await?;
+            resume::clear_all(&store).await?;
         }
         let (kept, notes) = resume::take_up(&store, plan).await?;
         Ok((Self::of(store, sizes, encoding, kept, true), notes))
