@@ -30,6 +30,22 @@ pub enum DatasetError {
         /// Its plan, as its packer wrote it.
         held: String,
     },
+    /// Another packing was begun there while this one was at it.
+    #[error("another packing has taken {url} over")]
+    TakenOver {
+        /// Where.
+        url: String,
+    },
+    /// A shard is not what this packing wrote, so that no index was written.
+    #[error("{shard} of {url} was changed while the data set was packed: {detail}")]
+    Disturbed {
+        /// Where.
+        url: String,
+        /// Path of the shard.
+        shard: String,
+        /// What differs.
+        detail: String,
+    },
     /// The index is not one, or was cut or altered.
     #[error("the index of {url} is unusable: {detail}")]
     BadIndex {
@@ -103,6 +119,14 @@ impl Explain for DatasetError {
             }
             Self::OtherPacking { .. } => {
                 "name another place, or pass --restart to remove what is there and begin anew"
+            }
+            Self::TakenOver { .. } => {
+                "that one goes on; two at a time need two destinations. Once no packing is at it, \
+                 the same `convoy prepare` goes on with what is there"
+            }
+            Self::Disturbed { .. } => {
+                "see to it that nothing else writes there, then run the same `convoy prepare` \
+                 again: it goes on behind the shards that are whole"
             }
             Self::BadIndex { .. } | Self::Version { .. } => {
                 "pack the data set again with `convoy prepare`"

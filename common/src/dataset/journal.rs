@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! unfinished/plan        what is being packed and how, in the packer's own words
+//! unfinished/owner       which packing is at it ([`super::owner`])
 //! unfinished/00000.bin   what the index will need of shard 0; written after the shard itself
 //! ```
 //!
@@ -22,6 +23,9 @@ pub(super) const FOLDER: &str = "unfinished";
 
 /// Path of the plan.
 pub(super) const PLAN: &str = "unfinished/plan";
+
+/// Path of what [`super::owner`] writes.
+pub(super) const OWNER: &str = "unfinished/owner";
 
 const MAGIC: &[u8; 8] = b"CNVYPAGE";
 const HASH: usize = 32;

@@ -23,6 +23,7 @@ mod index;
 mod inspect;
 mod journal;
 mod names;
+mod owner;
 mod reader;
 mod resume;
 mod shard_file;

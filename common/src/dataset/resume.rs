@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
 use super::index::{Record, Shard};
-use super::journal::{self, PLAN, Page};
+use super::journal::{self, OWNER, PLAN, Page};
+use super::owner::Owner;
 use super::{DatasetError, INDEX, PixelStatistics, SHARDS, shard_path};
 use crate::store::{Store, StoreError};
 
@@ -28,7 +29,7 @@ pub(super) struct Kept {
 }
 
 /// Refuses a place that holds a data set.
-pub(super) async fn vacant(store: &Store) -> Result<(), DatasetError> {
+async fn vacant(store: &Store) -> Result<(), DatasetError> {
     if store.exists(INDEX).await? {
         return Err(DatasetError::Occupied { url: store.url().to_owned() });
     }
@@ -36,7 +37,7 @@ pub(super) async fn vacant(store: &Store) -> Result<(), DatasetError> {
 }
 
 /// Removes the shards and pages from a number on; nothing else.
-pub(super) async fn clear(store: &Store, from: usize) -> Result<(), DatasetError> {
+async fn clear(store: &Store, from: usize) -> Result<(), DatasetError> {
     let beyond = |path: &str, folder: &str, extension: &str| {
         let number = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
         let number = number.and_then(|rest| rest.strip_suffix(extension));
@@ -60,18 +61,38 @@ pub(super) async fn clear(store: &Store, from: usize) -> Result<(), DatasetError
 }
 
 /// Removes all shards and pages, and the plan that they were made by.
-pub(super) async fn clear_all(store: &Store) -> Result<(), DatasetError> {
+async fn clear_all(store: &Store) -> Result<(), DatasetError> {
     clear(store, 0).await?;
     // Last: shards without a plan are taken for nobody's, whatever broke this off.
     Ok(store.delete(PLAN).await?)
 }
 
-/// Goes on with the packing of that plan that is there, or begins it; returns the notes as well.
+/// Takes a place for a packing without a plan.
+pub(super) async fn take(store: &Store) -> Result<(), DatasetError> {
+    vacant(store).await?;
+    // Whoever packs there notices.
+    store.delete(OWNER).await?;
+    clear_all(store).await
+}
+
+/// Where a packing with a plan begins.
+pub(super) struct TakenUp {
+    pub(super) owner: Owner,
+    pub(super) kept: Kept,
+    /// Of the shards that are kept.
+    pub(super) notes: Vec<Vec<u8>>,
+}
+
+/// Goes on with the packing of that plan that is there, or begins it; `restart` removes what is
+/// there before. Whoever packs there has lost the place by then.
 pub(super) async fn take_up(
     store: &Store,
     plan: &str,
-) -> Result<(Kept, Vec<Vec<u8>>), DatasetError> {
+    restart: bool,
+) -> Result<TakenUp, DatasetError> {
+    vacant(store).await?;
     let held = match store.get(PLAN).await {
+        Ok(_) if restart => None,
         Ok(held) => Some(held),
         Err(StoreError::NotFound { .. }) => None,
         Err(error) => return Err(error.into()),
@@ -80,20 +101,29 @@ pub(super) async fn take_up(
         url: store.url().to_owned(),
         held: String::from_utf8_lossy(held).into_owned(),
     };
-    let Some(held) = held else {
-        clear(store, 0).await?;
+    if let Some(held) = &held
+        && held != plan.as_bytes()
+    {
+        return Err(other(held));
+    }
+    let owner = Owner::take_over(store).await?;
+    // The one before may have come to its end in the meantime.
+    vacant(store).await?;
+    if held.is_none() {
+        if restart {
+            clear_all(store).await?;
+        } else {
+            clear(store, 0).await?;
+        }
         return match store.create(PLAN, Bytes::from(plan.to_owned())).await {
-            Ok(()) => Ok((Kept::default(), Vec::new())),
+            Ok(()) => Ok(TakenUp { owner, kept: Kept::default(), notes: Vec::new() }),
             Err(StoreError::Exists { .. }) => Err(other(&store.get(PLAN).await?)),
             Err(error) => Err(error.into()),
         };
-    };
-    if held != plan.as_bytes() {
-        return Err(other(&held));
     }
     let (kept, notes) = read_pages(store).await?;
     clear(store, kept.shards.len()).await?;
-    Ok((kept, notes))
+    Ok(TakenUp { owner, kept, notes })
 }
 
 async fn read_pages(store: &Store) -> Result<(Kept, Vec<Vec<u8>>), DatasetError> {

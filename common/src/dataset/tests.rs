@@ -244,6 +244,67 @@ async fn what_another_plan_began_is_kept_until_a_restart_is_asked_for() {
     assert!(!folder.path().join(shard_path(1)).exists());
 }
 
+/// Begins with a plan, and pushes so many pictures, each for a shard of its own.
+async fn begun(folder: &TempDir, pictures: u64, restart: bool) -> PackWriter {
+    let (store, sizes) = (store(folder), Sizes { shard: 100 });
+    let (mut writer, _) =
+        PackWriter::resume(store, sizes, Encoding::Original, PLAN, restart).await.unwrap();
+    for number in writer.images()..pictures {
+        writer.append(Split::Train, 0, "a.jpg", &[number as u8; 90]).await.unwrap();
+    }
+    writer
+}
+
+fn one_class() -> [Class; 1] {
+    [Class { key: "a".to_owned(), title: String::new() }]
+}
+
+#[tokio::test]
+async fn a_packing_whose_place_another_one_takes_ends_and_leaves_all_to_that_one() {
+    for restart in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let mut first = begun(&folder, 3, false).await;
+        first.settle().await.unwrap();
+        let second = begun(&folder, 2, restart).await;
+        first.close(Vec::new()).await.unwrap();
+        let page = folder.path().join("unfinished/00002.bin");
+        assert!(matches!(first.settle().await, Err(DatasetError::TakenOver { .. })));
+        assert!(!page.exists(), "restart {restart}");
+        let outcome = first.finish_as(&one_class(), &[0], Vec::new()).await;
+        let Err(error) = outcome else { panic!("was taken for a data set") };
+        assert!(crate::failure::Explain::hint(&error).unwrap().contains("two destinations"));
+        assert!(!folder.path().join(INDEX).exists());
+        second.finish_as(&one_class(), &[0], Vec::new()).await.unwrap();
+        let dataset = Dataset::open(store(&folder)).await.unwrap();
+        assert_eq!(dataset.len(Split::Train), 2);
+        for shard in 0..2 {
+            dataset.verify_shard(shard).await.unwrap();
+        }
+        assert!(!folder.path().join("unfinished/owner").exists());
+    }
+}
+
+#[tokio::test]
+async fn shards_that_were_changed_behind_the_writers_back_get_no_index() {
+    for (damage, said) in [(None, "it is not there"), (Some(&b"short"[..]), "has 5 bytes")] {
+        let folder = TempDir::new().unwrap();
+        let mut writer = begun(&folder, 3, false).await;
+        writer.settle().await.unwrap();
+        let path = folder.path().join(shard_path(1));
+        match damage {
+            None => std::fs::remove_file(&path).unwrap(),
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+        }
+        let outcome = writer.finish_as(&one_class(), &[0], Vec::new()).await;
+        let Err(error) = outcome else { panic!("was taken for a data set") };
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(!folder.path().join(INDEX).exists());
+        let again = begun(&folder, 3, false).await;
+        again.finish_as(&one_class(), &[0], Vec::new()).await.unwrap();
+        Dataset::open(store(&folder)).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_place_with_a_data_set_is_not_packed_into() {
     let folder = TempDir::new().unwrap();

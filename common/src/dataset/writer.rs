@@ -5,15 +5,18 @@
 //! a plan keeps a page for every finished shard ([`super::journal`]), and the next one with the same
 //! plan goes on behind them.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::index::{Contents, NamesEntry, Record, Shard, shard_header};
-use super::journal::{self, PLAN, Page};
-use super::resume::{self, Kept};
+use super::journal::{self, OWNER, PLAN, Page};
+use super::owner::Owner;
+use super::resume::{self, Kept, TakenUp};
 use super::{
     Class, DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, PixelStatistics, PixelSummary,
-    PixelSums, Split, names, shard_path,
+    PixelSums, SHARDS, Split, names, shard_path,
 };
 use crate::store::{Store, StoreError};
 
@@ -61,8 +64,9 @@ pub struct PackWriter {
     statistics: PixelStatistics,
     /// Of the open shard.
     sums: PixelSums,
-    keeps_pages: bool,
-    upload: Option<JoinHandle<Result<(), StoreError>>>,
+    /// Of a writer that keeps pages.
+    owner: Option<Owner>,
+    upload: Option<JoinHandle<Result<(), DatasetError>>>,
 }
 
 impl PackWriter {
@@ -74,16 +78,16 @@ impl PackWriter {
     /// # Errors
     /// [`DatasetError::Occupied`] if a data set is there, or what the store says.
     pub async fn start(store: Store, sizes: Sizes) -> Result<Self, DatasetError> {
-        resume::vacant(&store).await?;
-        resume::clear_all(&store).await?;
-        Ok(Self::of(store, sizes, Encoding::default(), Kept::default(), false))
+        resume::take(&store).await?;
+        Ok(Self::of(store, sizes, Encoding::default(), Kept::default(), None))
     }
 
     /// Takes an empty place, or goes on where a writer with the same plan was broken off; `restart`
     /// removes what such a writer left instead, whatever its plan was.
     ///
     /// `plan` says in the caller's words what decides about the bytes. Also returned are the notes
-    /// of [`Self::close`] for the shards that are there, in their order.
+    /// of [`Self::close`] for the shards that are there, in their order. A writer that is still at it
+    /// there ends with [`DatasetError::TakenOver`].
     ///
     /// # Errors
     /// [`DatasetError::Occupied`] if a data set is there, [`DatasetError::OtherPacking`] if one with
@@ -95,15 +99,17 @@ impl PackWriter {
         plan: &str,
         restart: bool,
     ) -> Result<(Self, Vec<Vec<u8>>), DatasetError> {
-        resume::vacant(&store).await?;
-        if restart {
-            resume::clear_all(&store).await?;
-        }
-        let (kept, notes) = resume::take_up(&store, plan).await?;
-        Ok((Self::of(store, sizes, encoding, kept, true), notes))
+        let TakenUp { owner, kept, notes } = resume::take_up(&store, plan, restart).await?;
+        Ok((Self::of(store, sizes, encoding, kept, Some(owner)), notes))
     }
 
-    fn of(store: Store, sizes: Sizes, encoding: Encoding, kept: Kept, keeps_pages: bool) -> Self {
+    fn of(
+        store: Store,
+        sizes: Sizes,
+        encoding: Encoding,
+        kept: Kept,
+        owner: Option<Owner>,
+    ) -> Self {
         let Kept { shards, records, train, names, statistics } = kept;
         Self {
             store,
@@ -118,7 +124,7 @@ impl PackWriter {
             names,
             statistics,
             sums: PixelSums::default(),
-            keeps_pages,
+            owner,
             upload: None,
         }
     }
@@ -209,7 +215,7 @@ impl PackWriter {
     /// Closes the open shard and sends it off; `note` is kept with it for [`Self::resume`].
     ///
     /// # Errors
-    /// What the store says of an earlier shard.
+    /// [`DatasetError::TakenOver`], or what the store says, of an earlier shard.
     pub async fn close(&mut self, note: Vec<u8>) -> Result<(), DatasetError> {
         self.settle().await?;
         let number = self.shards.len();
@@ -223,18 +229,20 @@ impl PackWriter {
             hash: *blake3::hash(&full).as_bytes(),
         };
         self.statistics.add_sums(&self.sums);
-        let page = self.keeps_pages.then(|| self.page(&shard, note));
+        let page = self.owner.clone().map(|owner| (owner, self.page(&shard, note)));
         self.sums.clear();
         self.shards.push(shard);
         self.first = self.images();
         self.first_name = self.names.len();
         let store = self.store.clone();
         self.upload = Some(tokio::spawn(async move {
-            store.put(&shard_path(number), Bytes::from(full)).await?;
-            match page {
-                Some(page) => store.put(&journal::page_path(number), Bytes::from(page)).await,
-                None => Ok(()),
-            }
+            let (path, full) = (shard_path(number), Bytes::from(full));
+            let Some((owner, page)) = page else { return Ok(store.put(&path, full).await?) };
+            owner.check().await?;
+            store.put(&path, full).await?;
+            // It may have taken long.
+            owner.check().await?;
+            Ok(store.put(&journal::page_path(number), Bytes::from(page)).await?)
         }));
         Ok(())
     }
@@ -255,12 +263,12 @@ impl PackWriter {
     /// Waits for the shard that is on its way; the store's own deadlines bound the wait.
     ///
     /// # Errors
-    /// What the store says.
+    /// [`DatasetError::TakenOver`] if another writer was begun there, or what the store says.
     pub async fn settle(&mut self) -> Result<(), DatasetError> {
         match self.upload.take() {
             None => Ok(()),
             Some(upload) => match upload.await {
-                Ok(outcome) => Ok(outcome?),
+                Ok(outcome) => outcome,
                 Err(_) => Err(DatasetError::Unpackable {
                     detail: "the upload of a shard was broken off".to_owned(),
                 }),
@@ -288,8 +296,10 @@ impl PackWriter {
     /// pixels are those of [`Self::add_sums`].
     ///
     /// # Errors
-    /// [`DatasetError::Occupied`] if another writer was first, [`DatasetError::Unpackable`] without
-    /// pictures or with classes that the format cannot hold, or what the store says.
+    /// [`DatasetError::Occupied`] if another writer was first, [`DatasetError::TakenOver`] if one was
+    /// begun there since, [`DatasetError::Disturbed`] if a shard is not as it was written,
+    /// [`DatasetError::Unpackable`] without pictures or with classes that the format cannot hold, or
+    /// what the store says.
     pub async fn finish_as(
         self,
         classes: &[Class],
@@ -311,6 +321,7 @@ impl PackWriter {
             self.close(note).await?;
         }
         self.settle().await?;
+        self.check_owner().await?;
         for record in &mut self.records {
             record.label = labels[usize::from(record.label)];
         }
@@ -332,6 +343,8 @@ impl PackWriter {
             .expect("invariant: an index ends with a hash");
         let shard_bytes: u64 = self.shards.iter().map(|shard| shard.bytes).sum();
         let bytes = shard_bytes + entry.bytes + index.len() as u64;
+        self.compare_sizes().await?;
+        self.check_owner().await?;
         match self.store.create(INDEX, Bytes::from(index)).await {
             Ok(()) => {}
             Err(StoreError::Exists { .. }) => {
@@ -339,7 +352,14 @@ impl PackWriter {
             }
             Err(error) => return Err(error.into()),
         }
-        if self.keeps_pages {
+        if let Err(error) = self.check_owner().await {
+            // One that began meanwhile may not have seen the index, and removes the shards.
+            if matches!(error, DatasetError::TakenOver { .. }) {
+                self.store.delete(INDEX).await?;
+            }
+            return Err(error);
+        }
+        if self.owner.is_some() {
             self.remove_journal().await;
         }
         let identity = DatasetIdentity {
@@ -351,9 +371,34 @@ impl PackWriter {
         Ok(Packed { identity, shards: self.shards.len(), bytes })
     }
 
+    async fn check_owner(&self) -> Result<(), DatasetError> {
+        match &self.owner {
+            Some(owner) => owner.check().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses if a shard is missing or of another size than it was written with.
+    async fn compare_sizes(&self) -> Result<(), DatasetError> {
+        let listed = self.store.list(SHARDS).await?;
+        let sizes: HashMap<String, u64> = listed.into_iter().map(|it| (it.path, it.size)).collect();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let path = shard_path(number);
+            let detail = match sizes.get(&path) {
+                Some(size) if *size == shard.bytes => continue,
+                Some(size) => format!("it has {size} bytes, and {} were written", shard.bytes),
+                None => "it is not there".to_owned(),
+            };
+            let url = self.store.url().to_owned();
+            return Err(DatasetError::Disturbed { url, shard: path, detail });
+        }
+        Ok(())
+    }
+
     /// The data set is there: pages mean nothing now, and one that stays does no harm.
     async fn remove_journal(&self) {
-        for page in (0..self.shards.len()).map(journal::page_path).chain([PLAN.to_owned()]) {
+        let pages = (0..self.shards.len()).map(journal::page_path);
+        for page in pages.chain([PLAN, OWNER].map(str::to_owned)) {
             if let Err(error) = self.store.delete(&page).await {
                 tracing::warn!(%error, page, "a page of the packing could not be removed");
                 return;

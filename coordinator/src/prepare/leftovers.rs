@@ -27,14 +27,14 @@ pub(super) fn remove(store: &Store) {
     let _ = fs::remove_dir(folder.join("unfinished"));
 }
 
-/// `00012.convoy#1`, `00012.bin#3` or `plan#1`.
+/// `00012.convoy#1`, `00012.bin#3`, `plan#1` or `owner#1`.
 fn is_leftover(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let Some((object, number)) = name.rsplit_once('#') else { return false };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
     let is_ours = match object.rsplit_once('.') {
         Some((stem, "convoy" | "bin")) => stem.len() >= 5 && digits(stem),
-        _ => object == "plan",
+        _ => object == "plan" || object == "owner",
     };
     is_ours && digits(number)
 }
@@ -50,7 +50,7 @@ mod tests {
         let shards = folder.path().join(SHARDS);
         fs::create_dir(&shards).unwrap();
         let kept = ["00001.convoy", "notes.txt#1", "1.convoy#1", "00001.convoy#x", "a.bin#1"];
-        for name in kept.iter().chain(&["00001.convoy#1", "00002.bin#12", "plan#1"]) {
+        for name in kept.iter().chain(&["00001.convoy#1", "00002.bin#12", "plan#1", "owner#2"]) {
             fs::write(shards.join(name), "x").unwrap();
         }
         remove(&store);
