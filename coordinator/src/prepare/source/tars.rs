@@ -136,7 +136,17 @@ fn unpacked(stream: Stream, gzip: bool) -> Box<dyn Passing> {
 
 fn broken(place: &Place, source: std::io::Error) -> PrepareError {
     match place.unreadable(source) {
-        PrepareError::Unreadable { place, source } => PrepareError::BrokenArchive { place, source },
+        PrepareError::Unreadable { place, source } => {
+            // The tar reader's words hold bytes of the archive.
+            let mut text = source.to_string();
+            let mut cause = std::error::Error::source(&source);
+            while let Some(deeper) = cause {
+                text = format!("{text}: {deeper}");
+                cause = deeper.source();
+            }
+            let source = std::io::Error::new(source.kind(), one_line(&text));
+            PrepareError::BrokenArchive { place, source }
+        }
         other => other,
     }
 }

@@ -293,6 +293,7 @@ fn a_tar_that_is_cut_or_no_tar_or_holds_an_empty_class_is_refused() {
         (whole[..whole.len() / 2].to_vec(), "not a whole tar archive"),
         (whole[..700].to_vec(), "not a whole tar archive"),
         (vec![7; 5000], "not a whole tar archive"),
+        (b"\x1b[31m\r".repeat(1000), "not a whole tar archive"),
         (Vec::new(), "holds no images"),
         (tar_of(&[("a.txt".to_owned(), b"text".to_vec())]), "holds no images"),
     ] {
@@ -301,6 +302,12 @@ fn a_tar_that_is_cut_or_no_tar_or_holds_an_empty_class_is_refused() {
         let error = place.refusal(&settings());
         assert!(error.to_string().contains(expected), "{error} for {expected}");
         assert!(error.hint().is_some());
+        let mut cause = std::error::Error::source(&error);
+        while let Some(deeper) = cause {
+            let said = deeper.to_string();
+            assert!(!said.contains(char::is_control) && said.len() < 2000, "{said:?}");
+            cause = deeper.source();
+        }
     }
     let place = official();
     let empty = ("n00000009.tar".to_owned(), tar_of(&[]));
