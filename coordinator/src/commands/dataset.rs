@@ -13,6 +13,7 @@ use convoy_common::store::Store;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 
+use crate::prepare::one_line;
 use crate::progress::Progress;
 
 /// Classes that are shown unless all are asked for.
@@ -143,7 +144,7 @@ async fn show(url: &str, as_json: bool, all_classes: bool) -> Result<(String, u8
     let _ = writeln!(text, "{:>5} {:>9} {:>9}  NAME", "LABEL", "TRAIN", "HELD OUT");
     let shown = if all_classes { usize::MAX } else { SHOWN };
     for (label, (name, (train, validation))) in classes.enumerate().take(shown) {
-        let _ = writeln!(text, "{label:>5} {train:>9} {validation:>9}  {name}");
+        let _ = writeln!(text, "{label:>5} {train:>9} {validation:>9}  {}", one_line(name));
     }
     if dataset.classes().len() > shown {
         let more = dataset.classes().len() - shown;
@@ -193,6 +194,8 @@ async fn verify(url: &str, as_json: bool) -> Result<(String, u8), DatasetError> 
     }
     let mut text = String::new();
     for problem in &problems {
+        // Names of pictures and classes hold whatever they held at the source.
+        let problem = one_line(&problem.to_string());
         let _ = writeln!(text, "damaged  {problem}");
     }
     let state = if problems.is_empty() { "good" } else { "damaged" };
@@ -247,6 +250,27 @@ mod tests {
         assert_eq!((json["train"].as_u64(), json["shards"].as_u64()), (Some(3), Some(4)));
         assert_eq!(json["classes"][1]["train"], 1);
         assert_eq!(json["bytes"], 4 * 26);
+    }
+
+    #[tokio::test]
+    async fn names_of_any_characters_are_shown_on_one_line_each() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let url = folder.path().to_str().unwrap().to_owned();
+        let store = Store::open(&url).unwrap();
+        let mut writer = PackWriter::start(store, Sizes::default()).await.unwrap();
+        writer.append(Split::Train, 0, "a\n\u{1b}[2J", b"0123456789").await.unwrap();
+        let classes = ["crow\n\u{1b}[31m".to_owned()];
+        writer.finish(&classes, &PixelStatistics::default().summary()).await.unwrap();
+        let (shown, _) = show(&url, false, false).await.unwrap();
+        assert!(shown.contains("crow\\n\\u{1b}[31m\n"), "{shown:?}");
+        let path = folder.path().join(shard_path(0));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (verified, _) = verify(&url, false).await.unwrap();
+        for text in [shown, verified] {
+            assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text:?}");
+        }
     }
 
     #[tokio::test]

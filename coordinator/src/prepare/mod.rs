@@ -34,7 +34,7 @@ use ledger::Ledger;
 pub(crate) use ledger::Skipped;
 use packing::Ended;
 use source::Source;
-pub(crate) use source::{Format, Place, Wanted};
+pub(crate) use source::{Format, Place, Wanted, one_line};
 
 /// Where the list of left-out pictures lies under the data set's URL; absent if there are none.
 pub(crate) const SKIPPED: &str = "skipped.txt";

@@ -32,7 +32,7 @@ use convoy_common::dataset::Split;
 
 use super::PrepareError;
 pub(crate) use labels::Problems;
-pub(crate) use place::{Place, Remote};
+pub(crate) use place::{Place, Remote, one_line};
 pub(crate) use recognise::{Format, Wanted};
 
 /// What is to be packed.

@@ -168,7 +168,7 @@ pub(super) fn shown_path(path: &Path) -> String {
 }
 
 /// Text with its control characters escaped and no more than 300 characters.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     const MOST: usize = 300;
     let mut line = String::with_capacity(text.len().min(MOST));
     for (count, character) in text.chars().enumerate() {
