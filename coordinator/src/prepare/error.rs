@@ -90,26 +90,48 @@ fn said(example: &Option<String>) -> String {
     example.as_ref().map_or_else(String::new, |example| format!(" ({example})"))
 }
 
-/// Whether a disk is full somewhere down the chain.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What keeps a folder from being written to, from the file system's error down the chain.
+fn obstacle(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         // What such an error wraps is not its source.
-        let wrapped = error.get_ref().is_some_and(|inner| is_full(inner));
-        if full.contains(&error.kind()) || wrapped {
-            return true;
+        let wrapped = || error.get_ref().and_then(|inner| obstacle(inner));
+        if let Some(text) = advice(error.kind()).or_else(wrapped) {
+            return Some(text);
         }
     }
-    error.source().is_some_and(is_full)
+    error.source().and_then(obstacle)
+}
+
+fn advice(kind: io::ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "DEST is full; make room, then run the same command again: finished shards are kept"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "DEST lies on a read-only file system; mount it for writing, or name another DEST"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "you may not write to DEST; check the owner and permissions of it and of the folders \
+             above, or name another DEST"
+        }
+        io::ErrorKind::NotFound => {
+            "no folder can be made there; check that the folders above DEST exist and are mounted"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "DEST, or a part of its path, is a file; name a folder"
+        }
+        _ => return None,
+    })
 }
 
 impl Explain for PrepareError {
     fn hint(&self) -> Option<String> {
+        if let Self::Dataset(_) | Self::Store(_) = self
+            && let Some(text) = obstacle(self)
+        {
+            return Some(text.to_owned());
+        }
         let text = match self {
-            Self::Dataset(_) | Self::Store(_) if is_full(self) => {
-                "DEST is full; make room, then run the same command again: finished shards are \
-                 kept"
-            }
             Self::Dataset(error) => return error.hint(),
             Self::Store(error) => return error.hint(),
             Self::Unreadable { .. } => "check the path and its permissions",
@@ -186,15 +208,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_said_to_be_full_however_deep_the_cause_lies() {
-        let full = io::Error::from(io::ErrorKind::StorageFull);
-        let store = StoreError::Other {
-            action: "write",
-            url: "file:///full".to_owned(),
-            source: Box::new(io::Error::other(full)),
-        };
-        let error = PrepareError::from(DatasetError::from(store));
-        assert!(error.hint().unwrap().contains("make room"), "{error:?}");
+    fn what_is_wrong_with_a_destination_is_said_however_deep_the_cause_lies() {
+        for (kind, said) in [
+            (io::ErrorKind::StorageFull, "make room"),
+            (io::ErrorKind::ReadOnlyFilesystem, "read-only"),
+            (io::ErrorKind::PermissionDenied, "may not write"),
+            (io::ErrorKind::NotFound, "folders above"),
+            (io::ErrorKind::NotADirectory, "is a file"),
+        ] {
+            let store = StoreError::Other {
+                action: "write",
+                url: "file:///there".to_owned(),
+                source: Box::new(io::Error::other(io::Error::from(kind))),
+            };
+            let error = PrepareError::from(DatasetError::from(store));
+            assert!(error.hint().unwrap().contains(said), "{error:?}");
+        }
         let other = io::Error::from(io::ErrorKind::Interrupted);
         let store = StoreError::Other {
             action: "write",
@@ -202,5 +231,19 @@ mod tests {
             source: Box::new(other),
         };
         assert_eq!(PrepareError::from(store).hint(), None);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_made_gives_a_hint() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for (dest, said) in [(file.join("dest"), "is a file"), ("/proc/no/dest".into(), "folders")]
+        {
+            let store = convoy_common::store::Store::open(dest.to_str().unwrap()).unwrap();
+            let error = PrepareError::from(store.put("shards/0", "x".into()).await.unwrap_err());
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains(said), "{hint:?} for {error:?}");
+        }
     }
 }
