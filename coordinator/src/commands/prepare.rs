@@ -101,7 +101,10 @@ fn fraction(text: &str) -> Result<f64, String> {
 fn shard_size(text: &str) -> Result<u64, String> {
     match parse_size(text) {
         Some(size @ SMALLEST_SHARD..=LARGEST_SHARD) => Ok(size),
-        _ => Err("between 4KiB and 4GiB is wanted, such as 64MiB".to_owned()),
+        Some(_) => Err("between 4KiB and 4GiB is wanted, such as 64MiB".to_owned()),
+        None => {
+            Err("a whole number and one of B, KiB, MiB, GiB is wanted, such as 64MiB".to_owned())
+        }
     }
 }
 
@@ -235,4 +238,20 @@ fn summary(store: &Store, report: &Report) -> String {
         line(format_args!("  and {} more, all in {SKIPPED} there", skipped.len() - SHOWN));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_size_is_refused_for_what_is_wrong_with_it() {
+        assert_eq!(shard_size("2MiB"), Ok(2 << 20));
+        for (text, said) in
+            [("2MB", "KiB, MiB, GiB"), ("64", "KiB, MiB, GiB"), ("1KiB", "between 4KiB and 4GiB")]
+        {
+            let error = shard_size(text).unwrap_err();
+            assert!(error.contains(said), "{error} for {text}");
+        }
+    }
 }
