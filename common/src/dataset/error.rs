@@ -13,7 +13,7 @@ pub enum DatasetError {
     Missing {
         /// Where it was looked for.
         url: String,
-        /// Whether shards lie there without an index.
+        /// Whether shards, or the plan of a packing, lie there without an index.
         unfinished: bool,
     },
     /// An index where a new data set should go.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::index::{Defect, Index, Record, VERSION};
+use super::journal::PLAN;
 use super::{
     DatasetError, DatasetIdentity, Encoding, INDEX, NAMES, SHARDS, Split, names, shard_path,
 };
@@ -97,7 +98,8 @@ impl Dataset {
         let data = match store.get(INDEX).await {
             Ok(data) => data,
             Err(StoreError::NotFound { .. }) => {
-                let unfinished = !store.list(SHARDS).await?.is_empty();
+                let unfinished =
+                    !store.list(SHARDS).await?.is_empty() || store.exists(PLAN).await?;
                 return Err(DatasetError::Missing { url, unfinished });
             }
             Err(error) => return Err(error.into()),

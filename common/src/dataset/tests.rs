@@ -217,6 +217,8 @@ async fn a_plan_without_a_finished_shard_stays_and_the_shards_behind_it_are_kept
         PackWriter::resume(store, sizes, Encoding::Original, PLAN, false)
     };
     drop(begin().await.unwrap());
+    let outcome = Dataset::open(store(&folder)).await;
+    assert!(matches!(outcome, Err(DatasetError::Missing { unfinished: true, .. })));
     let plan = folder.path().join("unfinished/plan");
     assert!(plan.exists());
     assert!(write_on(&folder, 1).await.0.is_empty());
