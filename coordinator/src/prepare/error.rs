@@ -24,6 +24,8 @@ pub(crate) enum PrepareError {
     Special { place: String },
     #[error("there is nothing at {place}")]
     NothingThere { place: String },
+    #[error("{url} holds the images, so the data set cannot go there")]
+    SamePlace { url: String },
     #[error("{place} is not {format}")]
     Misfit { place: String, format: &'static str },
     #[error("{place} has no validation images, and nothing says what to hold out")]
@@ -138,6 +140,7 @@ impl Explain for PrepareError {
             Self::BadPlace { .. } | Self::NothingThere { .. } => {
                 "give a path, file:///PATH or s3://BUCKET/PREFIX"
             }
+            Self::SamePlace { .. } => "name another DEST, outside of SRC",
             Self::Special { .. } => "copy it to a file first",
             Self::Misfit { .. } => {
                 "leave --source-format away to have it recognised; `convoy prepare --help` lists \

@@ -107,6 +107,10 @@ pub(crate) fn pack(
         }
         return Err(DatasetError::Occupied { url: store.url().to_owned() }.into());
     }
+    let sources = [Some(&wanted.source), wanted.validation.as_ref()];
+    if sources.into_iter().flatten().any(|place| place.is_root_of(store)) {
+        return Err(PrepareError::SamePlace { url: store.url().to_owned() });
+    }
     let source = Source::open(wanted)?;
     let plan = plan::text(settings, &source);
     let begun = runtime.block_on(PackWriter::resume(

@@ -71,6 +71,17 @@ impl Place {
         }
     }
 
+    /// Whether a store's root is this very place, by whatever path.
+    pub(crate) fn is_root_of(&self, store: &Store) -> bool {
+        match self {
+            Self::Local(path) => {
+                let real = |path: &Path| fs::canonicalize(path).unwrap_or(path.to_owned());
+                store.file_of("").is_some_and(|root| real(&root) == real(path))
+            }
+            Self::Remote(remote) => remote.store.url() == store.url(),
+        }
+    }
+
     /// Path or URL, for messages.
     pub(super) fn shown(&self) -> String {
         match self {

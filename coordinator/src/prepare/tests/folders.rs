@@ -246,6 +246,21 @@ fn a_source_that_is_not_there_or_not_sorted_into_classes_is_refused_with_a_hint(
 }
 
 #[test]
+fn the_folder_of_the_images_is_no_destination_by_any_path() {
+    let place = Folder::imagenet();
+    std::os::unix::fs::symlink(place.source(), place.folder.path().join("link")).unwrap();
+    let others = Folder::imagenet();
+    let beside = Wanted { validation: Some(Place::Local(place.source())), ..others.wanted() };
+    for (name, wanted) in [("src", place.wanted()), ("link", place.wanted()), ("src", beside)] {
+        let outcome = place.pack_wanted(name, &wanted, &settings());
+        let Err(error) = outcome else { panic!("was packed") };
+        assert!(matches!(error, PrepareError::SamePlace { .. }), "{error}");
+        assert!(error.hint().is_some_and(|it| it.contains("DEST")));
+        assert_eq!(fs::read_dir(place.source()).unwrap().count(), 2);
+    }
+}
+
+#[test]
 fn a_place_that_holds_a_data_set_is_refused_or_reused_and_never_changed() {
     let place = Folder::imagenet();
     let identity = place.report("out", &settings()).packed.identity;
