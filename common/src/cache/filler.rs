@@ -33,7 +33,8 @@ const AFTER_FAILURES: Duration = Duration::from_secs(300);
 /// Wrong hashes after which a shard is left alone: by then its bytes are altered in the store.
 const ALTERED: u32 = 2;
 
-/// Between two lines on how far it is; the job's progress lines tell it of one worker.
+/// Between two lines on how far it is; the job's progress lines tell it of one worker. A cache that is
+/// smaller than the data set is filled and full by turns, as training goes on.
 const TOLD: Duration = Duration::from_secs(30);
 
 /// The task's own state.
@@ -48,6 +49,8 @@ pub(super) struct Filler {
     failures: HashMap<usize, Failure>,
     told: (Instant, Filled),
     was_filling: bool,
+    /// The first time that all was there has been told.
+    told_all: bool,
 }
 
 /// What went wrong with a shard.
@@ -90,6 +93,7 @@ impl Filler {
             failures: HashMap::new(),
             told: (Instant::now(), Filled::default()),
             was_filling: false,
+            told_all: false,
         }
     }
 
@@ -194,14 +198,15 @@ impl Filler {
         }
     }
 
-    /// While shards are missing, and once when none is any more.
+    /// While shards are missing, and when none is any more.
     fn tell(&mut self) {
         let (at, before) = self.told;
         let so_far = self.shared.tally.so_far();
         let elapsed = at.elapsed();
         let filling = so_far.is_filling();
-        if !(elapsed >= TOLD && filling || self.was_filling && !filling) {
-            self.was_filling |= filling;
+        self.was_filling |= filling;
+        let first = self.was_filling && !filling && !self.told_all;
+        if !(first || self.was_filling && is_news(elapsed, before, so_far)) {
             return;
         }
         let since = so_far.since(before);
@@ -215,7 +220,15 @@ impl Filler {
         );
         self.told = (Instant::now(), so_far);
         self.was_filling = filling;
+        self.told_all |= !filling;
     }
+}
+
+/// Whether a line is due again: not too soon, and of something that has changed; that shards are
+/// still missing is told even so.
+fn is_news(elapsed: Duration, before: Filled, now: Filled) -> bool {
+    let filled = |it: Filled| (it.fetched, it.shards, it.of);
+    elapsed >= TOLD && (now.is_filling() || filled(before) != filled(now))
 }
 
 /// The shards that should be here, in the order in which they will be needed.
@@ -305,5 +318,29 @@ async fn blocking<T: Send + 'static>(
             // The runtime ends, and this task with it.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_cache_is_told_of_at_most_every_half_minute_and_only_after_a_change() {
+        let full = Filled { fetched: 10, shards: 4, of: 4, ..Filled::default() };
+        let later = Filled { fetched: 20, ..full };
+        let read_on = Filled { hits: 500, ..full };
+        let filling = Filled { shards: 3, ..full };
+        let soon = TOLD - Duration::from_millis(1);
+        for (elapsed, now, due) in [
+            (soon, later, false),
+            (TOLD, later, true),
+            (TOLD, full, false),
+            (TOLD, read_on, false),
+            (soon, filling, false),
+            (TOLD, filling, true),
+        ] {
+            assert_eq!(is_news(elapsed, full, now), due, "{elapsed:?} {now:?}");
+        }
     }
 }
