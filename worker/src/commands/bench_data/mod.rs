@@ -78,13 +78,44 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What bears on the measurement outside of `data`: the sampler's batches and seed, and what the net
+/// takes in.
+const BEARING: [&str; 6] = [
+    "run.seed",
+    "train.batch",
+    "numerics.microbatch",
+    "model.name",
+    "model.pixel_scale",
+    "evaluation.every_epochs",
+];
+
+/// Refuses what would be set without an effect.
+fn check_set(set: &[String]) -> Result<(), Failure> {
+    for text in set {
+        let key = text.split_once('=').map_or(text.as_str(), |(key, _)| key).trim();
+        if key == "data.url" {
+            let text = "--set data.url is not for bench data, which takes --data";
+            return Err(Failure::new(exit::USAGE, text));
+        }
+        if !key.starts_with("data.") && !BEARING.contains(&key) {
+            let text = format!("--set {key} does not bear on how data is read");
+            let hint = format!("fields of [data] may be set, and {}", BEARING.join(", "));
+            return Err(Failure::new(exit::USAGE, text).with_hint(hint));
+        }
+    }
+    Ok(())
+}
+
 /// The config of a run on this data set that says nothing else but what the arguments set.
 fn config(args: &Args) -> Result<RunConfig, Failure> {
     // No run is created.
     let mut set = vec!["run.url=bench".to_owned(), format!("data.url={}", args.data)];
     set.extend(args.set.iter().cloned());
     let source = ConfigSource::new(Path::new("bench data"), &set);
-    Ok(source.resolve_text("")?.config)
+    // What is no field at all is said first.
+    let config = source.resolve_text("")?.config;
+    check_set(&args.set)?;
+    Ok(config)
 }
 
 /// The data set, and how a new run would shuffle it.
@@ -307,6 +338,18 @@ mod tests {
                 Encoding::Raw256 => [false, false, true],
             };
             assert_eq!(work, expected, "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_bears_on_data_may_be_set() {
+        for good in ["data.cache=none", "data.decode_threads = 2", "train.batch=64"] {
+            assert!(check_set(&[good.to_owned()]).is_ok(), "{good}");
+        }
+        for bad in
+            ["schedule.epochs=3", "data.url=elsewhere", "train.momentum=0.5", "cluster.size=2"]
+        {
+            assert!(check_set(&["data.cache=none".to_owned(), bad.to_owned()]).is_err(), "{bad}");
         }
     }
 
