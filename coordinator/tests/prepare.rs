@@ -163,6 +163,23 @@ fn interrupted_it_keeps_what_is_finished_and_says_how_to_go_on() {
     assert!(dest.join("index.bin").exists() && pages(&dest) == 0);
 }
 
+#[test]
+fn one_whose_destination_a_restart_takes_over_ends_with_an_error_and_damages_nothing() {
+    let folder = TempDir::new().unwrap();
+    let source = source(folder.path());
+    let dest = folder.path().join("dest");
+    let mut process = packs_until(&source, &dest, 2);
+    let pid = Pid::from_child(&process.0);
+    kill_process(pid, Signal::STOP).unwrap();
+    let second = prepare(&source, &dest, &["--restart"]).output().unwrap();
+    assert!(second.status.success(), "{}", said(&second));
+    kill_process(pid, Signal::CONT).unwrap();
+    assert_ne!(process.ends(), i32::from(exit::OK));
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_convoy"));
+    let verified = verify.args(["dataset", "verify"]).arg(&dest).output().unwrap();
+    assert!(verified.status.success(), "{}", said(&verified));
+}
+
 /// A tar of the given files.
 fn tar_of(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
