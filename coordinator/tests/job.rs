@@ -177,7 +177,7 @@ async fn a_lost_worker_is_named_and_the_other_goes_on_with_what_it_holds() {
 #[tokio::test]
 async fn a_job_whose_last_worker_is_lost_ends() {
     let place = Place::new().await;
-    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let server = Server::start(place.config(&["cluster.join_timeout=3s"]), Origin::Newest).await;
     let (a, b) = training(&server.address, "start").await;
     for worker in [&a, &b] {
         worker.checkpoint(&place, at(0, 1), 1.0).await;

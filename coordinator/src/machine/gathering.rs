@@ -126,9 +126,6 @@ impl Machine {
     fn begin(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let Some(roster) = &self.roster else { return };
         let generation = roster.generation;
-        let restored = roster.fresh
-            && self.checkpoints.last.as_ref().map(|it| &it.path)
-                == self.plan.start.checkpoint.as_ref().map(|it| &it.path);
         let state_digest = match roster.agreed_state() {
             Ok(state_digest) => state_digest,
             Err(groups) => {
@@ -136,7 +133,7 @@ impl Machine {
                 return self.close(now, outcome, effects);
             }
         };
-        if let Some(expected) = self.plan.start.state_digest.as_ref().filter(|_| restored)
+        if let Some(expected) = &roster.restores
             && *expected != state_digest
         {
             let outcome = Outcome::failed(

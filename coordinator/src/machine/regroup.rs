@@ -9,7 +9,8 @@
 //! Whoever is in the broken generation says what it holds. States differ by one step or one
 //! evaluation at most, because both need all ranks. The newest one counts: a worker that is one
 //! behind makes the step again from what a peer has of it, and one that holds nothing gets the
-//! state of a peer. A checkpoint is gone back to only if nobody holds anything.
+//! state of a peer. A checkpoint is gone back to only if nobody holds anything; a job that all
+//! have left waits a moment for somebody to do that with.
 
 use std::time::Duration;
 
@@ -211,10 +212,10 @@ impl Machine {
     pub(super) fn next_generation(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let going = self.members.which(|it| it.cleared && it.leaving);
         let staying = self.members.candidates();
-        if staying.is_empty() && going.is_empty() {
+        if staying.is_empty() && going.is_empty() && self.stop.is_some() {
             return self.nobody_is_left(now, effects);
         }
-        if staying.is_empty() {
+        if staying.is_empty() && !going.is_empty() {
             // They are the last ones: what they hold must not go with them.
             let reason = "all workers were asked to leave".to_owned();
             self.stop.get_or_insert((reason, exit::STOPPED));
@@ -238,6 +239,9 @@ impl Machine {
 
     /// Nobody came to make up for those who were lost: what the others hold is kept.
     pub(super) fn too_few_came(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.members.is_empty() {
+            return self.nobody_is_left(now, effects);
+        }
         let (have, need) = (self.members.candidates(), self.plan.min_workers);
         let waited = self.plan.deadlines.join.as_secs_f64();
         let lost = self.last_loss.as_ref().map_or(String::new(), |it| format!("{}; ", it.0));
@@ -245,11 +249,17 @@ impl Machine {
             "{lost}{} of {need} workers (cluster.min_workers) were there after {waited:.0} s",
             have.len()
         );
+        if self.members.newest(&have).is_none() {
+            // There is nothing to keep.
+            let outcome = Outcome::failed(exit::WORKER_LOST, reason);
+            let outcome = outcome.with_hint(self.resume_hint());
+            return self.close(now, outcome, effects);
+        }
         self.stop = Some((reason, exit::WORKER_LOST));
         self.next_generation(now, effects);
     }
 
-    fn nobody_is_left(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn nobody_is_left(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let (text, exit_code) = self
             .last_loss
             .clone()
@@ -276,6 +286,9 @@ impl Machine {
         self.generations += 1;
         let generation = Generation { term: self.plan.term, counter: self.generations };
         let newest = self.members.newest(of);
+        if newest.is_none() {
+            self.checkpoints.go_back();
+        }
         let manifest = self.checkpoints.last.as_ref();
         let start = newest.unwrap_or_else(|| Reached {
             position: manifest.map_or(self.plan.start.position, |it| it.position),
@@ -293,7 +306,10 @@ impl Machine {
             workers.push((*connection, seat));
         }
         self.owes_checkpoint = owes_checkpoint;
-        let roster = Roster::new(generation, (start, newest.is_none()), workers);
+        let mut roster = Roster::new(generation, (start, newest.is_none()), workers);
+        if roster.fresh {
+            roster.restores.clone_from(&self.checkpoints.last_digest);
+        }
         let seats = roster.seats();
         let holding = |to: &ConnectionId| self.members.get(*to).and_then(|it| it.held);
         let donors: Vec<Seat> = roster
