@@ -45,8 +45,21 @@ pub(super) enum Event {
     StopWanted,
     /// The job cannot be set up (no address in time, a worker that cannot be started).
     Broken,
+    /// The job says that it is in another stage.
+    Job(Stage),
     /// The deadline that [`Supervisor::deadline`] named may have passed.
     Timer,
+}
+
+/// What the job says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for workers.
+    Waits,
+    /// It has the workers that it needs, wherever they come from.
+    Runs,
+    /// It is over.
+    Over,
 }
 
 /// What is to be done, in this order.
@@ -149,6 +162,10 @@ pub(super) struct Supervisor {
     phase: Phase,
     patience: Patience,
     coordinator: bool,
+    /// What the job said last; until it says anything, it waits.
+    stage: Stage,
+    /// How the worker that failed last did.
+    last_failure: Option<Ending>,
     /// Indices of the workers that run.
     workers: Vec<usize>,
     /// How often each worker died and was, or will be, started again.
@@ -165,6 +182,8 @@ impl Supervisor {
             phase,
             patience,
             coordinator: false,
+            stage: Stage::Waits,
+            last_failure: None,
             workers: Vec::new(),
             deaths: BTreeMap::new(),
             restarts: Vec::new(),
@@ -202,6 +221,7 @@ impl Supervisor {
             }
             Event::StopWanted => self.stop_wanted(now, &mut orders),
             Event::Broken => self.kill(now, exit::FAILURE, &mut orders),
+            Event::Job(stage) => self.job_says(now, stage),
             Event::Timer => self.timer(now, &mut orders),
         }
         self.finish(&mut orders);
@@ -238,6 +258,7 @@ impl Supervisor {
                 if !failed {
                     return;
                 }
+                self.last_failure = Some(how);
                 let deaths = self.deaths.entry(index).or_default();
                 // A job that has begun goes on without it; one that has not waits for it in vain.
                 let needed = is_verdict(how) && *deaths == 0;
@@ -262,6 +283,19 @@ impl Supervisor {
             | Phase::Closing { .. }
             | Phase::Killing { .. }
             | Phase::Over => {}
+        }
+    }
+
+    /// A job that others trained may come to wait for workers that this launch does not have any more.
+    fn job_says(&mut self, now: Instant, stage: Stage) {
+        self.stage = stage;
+        if let Phase::Running { failed } = &mut self.phase
+            && stage == Stage::Waits
+            && self.workers.is_empty()
+            && self.restarts.is_empty()
+            && let Some(how) = self.last_failure
+        {
+            failed.get_or_insert((how, now + self.patience.after_all_failed));
         }
     }
 
@@ -291,7 +325,11 @@ impl Supervisor {
                 self.restarts = later;
                 let due: Vec<(usize, Instant)> = due;
                 orders.extend(due.into_iter().map(|(index, _)| Order::Restart(index)));
-                if let Some((how, _)) = failed.filter(|it| it.1 <= now) {
+                let Some((how, _)) = failed.filter(|it| it.1 <= now) else { return };
+                if self.stage != Stage::Waits {
+                    // Others train it.
+                    self.phase = Phase::Running { failed: None };
+                } else {
                     orders.push(Order::Say(Notice::CoordinatorAsked));
                     self.stop(now, Some(how), orders);
                 }
@@ -496,6 +534,36 @@ mod tests {
         assert_eq!(it.deadline(), Some(due));
         assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
         assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::BAD_INPUT)]);
+    }
+
+    #[test]
+    fn a_job_that_others_train_goes_on_without_the_launchs_own_workers_until_it_waits() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Job(Stage::Runs));
+        for worker in [1, 0] {
+            it.step(now, Ended(Worker(worker), Signal(9)));
+        }
+        let due = it.deadline().expect("a look at what the job says");
+        assert_eq!(it.step(due, Timer), []);
+        assert_eq!((it.is_running(), it.deadline()), (true, None));
+        // Now the others are gone as well.
+        assert_eq!(it.step(due, Job(Stage::Waits)), []);
+        let later = due + seconds(3);
+        assert_eq!(it.step(later, Timer), [Say(CoordinatorAsked), StopCoordinator]);
+        assert_eq!(it.step(later, Ended(Coordinator, Code(75))), [Exit(exit::WORKER_LOST)]);
+    }
+
+    #[test]
+    fn a_worker_that_is_refused_does_not_stop_a_job_that_runs() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Job(Stage::Runs));
+        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
+        assert_eq!(it.step(now + seconds(15), Timer), []);
+        assert!(it.is_running());
+        it.step(now, Ended(Coordinator, Code(0)));
+        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(0)]);
     }
 
     #[test]
