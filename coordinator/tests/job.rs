@@ -220,6 +220,10 @@ async fn workers_that_do_not_fit_are_told_why() {
         match worker.order().await {
             Some(Out::Refused(it)) => {
                 assert!(worker.order().await.is_none(), "the call is over");
+                let passes =
+                    it.reason.ends_with("in the job already") || it.reason.contains("full");
+                let code = if passes { exit::UNAVAILABLE } else { exit::BAD_INPUT };
+                assert_eq!(it.exit_code, u32::from(code), "{}", it.reason);
                 (it.reason, it.hint)
             }
             order => panic!("{order:?}"),

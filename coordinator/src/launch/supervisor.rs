@@ -115,6 +115,8 @@ pub(super) struct Patience {
     pub(super) after_kill: Duration,
     /// Before a worker that died is started again.
     pub(super) before_restart: Duration,
+    /// Before one is that had no place, or did not reach the coordinator.
+    pub(super) before_return: Duration,
     /// How often each worker is started again.
     pub(super) restarts: u32,
 }
@@ -126,6 +128,7 @@ impl Patience {
         Self {
             grace,
             before_restart: Duration::from_secs(1),
+            before_return: Duration::from_secs(5),
             restarts,
             after_worker_failed: Duration::from_secs(15),
             after_all_failed: Duration::from_secs(3),
@@ -266,7 +269,11 @@ impl Supervisor {
                     *deaths += 1;
                     let left = self.patience.restarts - *deaths;
                     orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
-                    self.restarts.push((index, now + self.patience.before_restart));
+                    let wait = match how {
+                        Ending::Code(exit::UNAVAILABLE) => self.patience.before_return,
+                        _ => self.patience.before_restart,
+                    };
+                    self.restarts.push((index, now + wait));
                 } else if self.workers.is_empty() && self.restarts.is_empty() {
                     // Nobody is left whom the coordinator could wait for.
                     let soon = now + self.patience.after_all_failed;
@@ -501,6 +508,16 @@ mod tests {
         it.step(now, Ended(Coordinator, Code(0)));
         assert_eq!(it.step(now + seconds(2), Timer), []);
         assert_eq!(it.step(now + seconds(2), Ended(Worker(0), Code(0))), [Exit(0)]);
+    }
+
+    #[test]
+    fn a_worker_that_had_no_place_comes_back_a_little_later() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.patience.restarts = 1;
+        it.step(now, Ended(Worker(1), Code(exit::UNAVAILABLE)));
+        assert_eq!(it.deadline(), Some(now + seconds(5)));
+        assert!(it.step(now + seconds(5), Timer).contains(&Restart(1)));
     }
 
     #[test]

@@ -30,8 +30,9 @@ impl Machine {
         );
         let door = if ending || self.stop.is_some() {
             Door::Ending
-        } else if self.members.len() >= self.plan.workers {
-            // Some may have yet to say what they compute; their places are taken all the same.
+        } else if self.members.which(|it| !it.leaving).len() >= self.plan.workers as usize {
+            // Some may have yet to say what they compute; their places are taken all the same. Those
+            // who want to go make room.
             Door::Full
         } else {
             Door::Open

@@ -223,7 +223,10 @@ impl Machine {
         }
         // What only those hold who want to go is kept before they may.
         if self.members.newest(&staying) < self.members.newest(&going) {
-            let all = [staying, going].concat();
+            let mut all = [going, staying].concat();
+            // Those who have nothing yet wait for a place.
+            all.sort_by_key(|it| !self.holds(*it));
+            all.truncate(self.plan.workers as usize);
             return self.form(now, &all, self.stop.is_some(), effects);
         }
         for to in going {

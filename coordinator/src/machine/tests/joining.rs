@@ -296,3 +296,37 @@ fn nobody_is_lost_while_the_coordinator_itself_stood_still() {
     assert!(matches!(job.notes()[..], [Note::WasAway { .. }]));
     assert_eq!(job.phase(), "training");
 }
+
+#[test]
+fn a_refusal_that_will_pass_has_a_code_of_its_own() {
+    let mut job = Job::training(2);
+    let code = |job: &Job| {
+        let refusal = job.effects.iter().find_map(|effect| match effect {
+            Effect::Refuse { refusal, .. } => Some(refusal.exit_code()),
+            _ => None,
+        });
+        refusal.expect("a refusal")
+    };
+    for name in ["a", "c"] {
+        job.on(Event::Joined { connection: id(9), hello: hello(name) });
+        assert_eq!(code(&job), exit::UNAVAILABLE, "{name}");
+        job = Job::training(2);
+    }
+    let other = Hello { version: "0.9".to_owned(), ..hello("c") };
+    assert_eq!(code(job.on(Event::Joined { connection: id(9), hello: other })), exit::BAD_INPUT);
+}
+
+#[test]
+fn who_wants_to_go_makes_room_for_another() {
+    let mut job = Job::training(2);
+    job.on(Event::Leaving { connection: id(1), reason: "SIGTERM".to_owned() });
+    job.join(2);
+    assert!(!job.effects.iter().any(|it| matches!(it, Effect::Refuse { .. })));
+    // The state is with the one that goes, so the new one has to wait for its turn.
+    job.say(1, agreed(reached(0, 3))).say(0, left(reached(0, 2), Some("b")));
+    assert_eq!(job.assignments().keys().copied().collect::<Vec<_>>(), [0, 1]);
+    job.these_say(&[0, 1], |_| ready_as_before());
+    job.these_say(&[0, 1], |_| agreed(reached(0, 4)));
+    assert_eq!(job.dismissals(), [(1, exit::OK)]);
+    assert_eq!(job.assignments().keys().copied().collect::<Vec<_>>(), [0, 2]);
+}
