@@ -152,7 +152,7 @@ impl Machine {
             effects.push(Effect::Send { to, order: Order::Begin(generation) });
         }
         effects.push(Effect::Log(Note::Began { generation, state_digest }));
-        (self.moved, self.began) = (now, now);
+        (self.moved, self.began, self.compared) = (now, now, true);
         if self.stop.is_some() {
             self.enter_stopping(now, effects);
         } else {

@@ -96,6 +96,9 @@ pub struct Machine {
     owes_checkpoint: bool,
     /// When the generation began to train.
     began: Duration,
+    /// A generation has begun since the job went on from the seed or a checkpoint last, so the states
+    /// were compared.
+    compared: bool,
     /// Since when there has been no worker at all.
     deserted: Option<Duration>,
     /// When training last showed any progress.
@@ -159,6 +162,7 @@ impl Machine {
             regroup_ordered: false,
             owes_checkpoint: false,
             began: now,
+            compared: false,
             deserted: Some(now),
             moved: now,
             now,

@@ -288,16 +288,20 @@ impl Machine {
         }
         self.generations += 1;
         let generation = Generation { term: self.plan.term, counter: self.generations };
-        let newest = self.members.newest(of);
-        if newest.is_none() {
-            self.checkpoints.go_back();
-        }
         let manifest = self.checkpoints.last.as_ref();
-        let start = newest.unwrap_or_else(|| Reached {
+        let origin = Reached {
             position: manifest.map_or(self.plan.start.position, |it| it.position),
             evaluated: false,
-        });
+        };
+        // What was restored and not compared yet is restored again, with its digest.
+        let restored = |it: &Reached| !self.compared && *it == origin;
+        let newest = self.members.newest(of).filter(|it| !restored(it));
+        let start = newest.unwrap_or(origin);
         let manifest = manifest.map(|it| it.path.clone());
+        if newest.is_none() {
+            self.compared = false;
+            self.checkpoints.go_back();
+        }
         let mut workers = Vec::new();
         for connection in of {
             let Some(member) = self.members.get_mut(*connection) else { continue };
