@@ -88,7 +88,7 @@ pub(super) enum Notice {
     GraceOver,
     /// A worker ended before the job did.
     WorkerEnded(usize, Ending),
-    /// It will be started again, and may be so many times more.
+    /// It is started again, and may be so many times more.
     WorkerRestarts(usize, u32),
     /// A worker failed and the coordinator did not draw the conclusion; it is asked to stop.
     CoordinatorAsked,
@@ -267,8 +267,6 @@ impl Supervisor {
                 let needed = is_verdict(how) && *deaths == 0;
                 if !is_verdict(how) && *deaths < self.patience.restarts {
                     *deaths += 1;
-                    let left = self.patience.restarts - *deaths;
-                    orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
                     let wait = match how {
                         Ending::Code(exit::UNAVAILABLE) => self.patience.before_return,
                         _ => self.patience.before_restart,
@@ -331,7 +329,13 @@ impl Supervisor {
                 let (due, later) = self.restarts.iter().partition(|it| it.1 <= now);
                 self.restarts = later;
                 let due: Vec<(usize, Instant)> = due;
-                orders.extend(due.into_iter().map(|(index, _)| Order::Restart(index)));
+                // A job that is over gives its own code to workers, which are not missed.
+                for (index, _) in due.into_iter().filter(|_| self.stage != Stage::Over) {
+                    let deaths = self.deaths.get(&index).copied().unwrap_or_default();
+                    let left = self.patience.restarts.saturating_sub(deaths);
+                    orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
+                    orders.push(Order::Restart(index));
+                }
                 let Some((how, _)) = failed.filter(|it| it.1 <= now) else { return };
                 if self.stage != Stage::Waits {
                     // Others train it.
@@ -484,12 +488,11 @@ mod tests {
         let mut it = running(now);
         it.patience.restarts = 2;
         for (left, how) in [(1, Signal(9)), (0, Code(exit::WORKER_LOST))] {
-            let told = [Say(WorkerEnded(1, how)), Say(WorkerRestarts(1, left))];
-            assert_eq!(it.step(now, Ended(Worker(1), how)), told);
+            assert_eq!(it.step(now, Ended(Worker(1), how)), [Say(WorkerEnded(1, how))]);
             assert_eq!(it.deadline(), Some(now + seconds(1)));
             assert_eq!(it.step(now, Timer), []);
             now += seconds(1);
-            assert_eq!(it.step(now, Timer), [Restart(1)]);
+            assert_eq!(it.step(now, Timer), [Say(WorkerRestarts(1, left)), Restart(1)]);
             assert_eq!(it.step(now, Started(Worker(1))), []);
             assert_eq!(it.deadline(), None);
         }
@@ -508,6 +511,16 @@ mod tests {
         it.step(now, Ended(Coordinator, Code(0)));
         assert_eq!(it.step(now + seconds(2), Timer), []);
         assert_eq!(it.step(now + seconds(2), Ended(Worker(0), Code(0))), [Exit(0)]);
+    }
+
+    #[test]
+    fn nobody_is_started_again_for_a_job_that_is_over() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.patience.restarts = 1;
+        it.step(now, Ended(Worker(1), Code(exit::WORKER_LOST)));
+        it.step(now, Job(Stage::Over));
+        assert_eq!(it.step(now + seconds(1), Timer), []);
     }
 
     #[test]

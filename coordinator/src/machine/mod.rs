@@ -258,11 +258,14 @@ impl Machine {
     fn describe(&self, now: Duration) -> (&'static str, String) {
         match &self.phase {
             Phase::Waiting { .. } => ("waiting", self.attendance()),
-            Phase::Preparing { .. } => {
-                let roster = self.roster.as_ref();
-                let (ready, of) = roster.map_or((0, 0), |it| (it.ready(), it.world()));
-                ("preparing", format!("{ready} of {of} workers are ready"))
-            }
+            Phase::Preparing { .. } => match (&self.stop, &self.roster) {
+                // It stops where this generation would begin.
+                (Some((reason, _)), _) => ("stopping", reason.clone()),
+                (None, roster) => {
+                    let (ready, of) = roster.as_ref().map_or((0, 0), |it| (it.ready(), it.world()));
+                    ("preparing", format!("{ready} of {of} workers are ready"))
+                }
+            },
             Phase::Training => ("training", String::new()),
             Phase::Stopping { .. } => {
                 ("stopping", self.stop.as_ref().map_or(String::new(), |it| it.0.clone()))

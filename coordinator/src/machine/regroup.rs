@@ -64,7 +64,7 @@ impl Machine {
             _ if left.agreed => {
                 // The others come to the same boundary, or their rings break.
                 let reason = "all ranks agreed to regroup".to_owned();
-                self.enter_regrouping(now, reason, effects);
+                self.enter_regrouping(now, reason, true, effects);
                 self.regroup_if_complete(now, effects);
             }
             _ => {
@@ -168,14 +168,20 @@ impl Machine {
             let order = Order::EndGeneration { generation, reason: reason.clone() };
             effects.push(Effect::Send { to, order });
         }
-        self.enter_regrouping(now, reason, effects);
+        self.enter_regrouping(now, reason, false, effects);
         self.regroup_if_complete(now, effects);
     }
 
-    fn enter_regrouping(&mut self, now: Duration, reason: String, effects: &mut Vec<Effect>) {
+    fn enter_regrouping(
+        &mut self,
+        now: Duration,
+        reason: String,
+        agreed: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(generation) = self.generation() else { return };
         self.say_progress(effects);
-        effects.push(Effect::Log(Note::Regrouping { generation, reason }));
+        effects.push(Effect::Log(Note::Regrouping { generation, reason, agreed }));
         self.phase = Phase::Regrouping { until: now + self.plan.deadlines.prepare };
         self.regroup_ordered = false;
     }

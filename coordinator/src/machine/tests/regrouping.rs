@@ -342,3 +342,29 @@ fn a_job_without_workers_that_is_asked_to_stop_does_not_wait_for_them() {
     let outcome = job.machine.outcome().expect("the end");
     assert_eq!(outcome.exit_code, exit::WORKER_LOST);
 }
+
+#[test]
+fn a_job_that_waited_and_is_asked_to_stop_says_that_it_stops() {
+    let mut job = Job::training_with(with_min(2, 2));
+    job.gone(1).say(0, left(reached(0, 2), None));
+    job.on(Event::StopRequested { reason: "asked".to_owned() });
+    let status = job.machine.status(job.now);
+    assert_eq!((status.phase, status.detail.as_str()), ("stopping", "asked"));
+    assert!(job.assignments()[&0].stop);
+}
+
+#[test]
+fn an_end_that_all_agreed_on_is_told_apart_from_a_broken_generation() {
+    let agreed_on = |job: &Job| {
+        let told = job.notes().into_iter().find_map(|note| match note {
+            Note::Regrouping { agreed, .. } => Some(*agreed),
+            _ => None,
+        });
+        told.expect("a note")
+    };
+    let mut job = Job::training(2);
+    job.on(Event::Leaving { connection: id(1), reason: "SIGTERM".to_owned() });
+    assert!(agreed_on(job.say(0, agreed(reached(0, 3)))));
+    let mut job = Job::training(2);
+    assert!(!agreed_on(job.gone(1)));
+}
