@@ -177,7 +177,7 @@ async fn a_lost_worker_is_named_and_the_other_goes_on_with_what_it_holds() {
 #[tokio::test]
 async fn a_job_whose_last_worker_is_lost_ends() {
     let place = Place::new().await;
-    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let server = Server::start(place.config(&["cluster.join_timeout=3s"]), Origin::Newest).await;
     let (a, b) = training(&server.address, "start").await;
     for worker in [&a, &b] {
         worker.checkpoint(&place, at(0, 1), 1.0).await;
@@ -220,6 +220,10 @@ async fn workers_that_do_not_fit_are_told_why() {
         match worker.order().await {
             Some(Out::Refused(it)) => {
                 assert!(worker.order().await.is_none(), "the call is over");
+                let passes =
+                    it.reason.ends_with("in the job already") || it.reason.contains("full");
+                let code = if passes { exit::UNAVAILABLE } else { exit::BAD_INPUT };
+                assert_eq!(it.exit_code, u32::from(code), "{}", it.reason);
                 (it.reason, it.hint)
             }
             order => panic!("{order:?}"),

@@ -147,6 +147,8 @@ pub enum SessionError {
         reason: String,
         /// Its advice.
         hint: String,
+        /// Whether trying again may help is in this.
+        exit_code: u8,
     },
     /// The line broke.
     #[error("the connection to the coordinator at {url} was lost: {detail}")]
@@ -194,10 +196,15 @@ impl Explain for SessionError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused { .. } | Self::Protocol { .. } => exit::BAD_INPUT,
+            Self::Refused { exit_code, .. } => *exit_code,
+            Self::Protocol { .. } => exit::BAD_INPUT,
             _ => exit::UNAVAILABLE,
         }
     }
+}
+
+fn refusal_code(told: u32) -> u8 {
+    u8::try_from(told).ok().filter(|it| *it != 0).unwrap_or(exit::BAD_INPUT)
 }
 
 /// The receiving half, with the address for its errors.
@@ -276,6 +283,7 @@ impl Orders {
                 url: self.url.clone(),
                 reason: it.reason,
                 hint: it.hint,
+                exit_code: refusal_code(it.exit_code),
             }),
             Wire::Welcome(_) => Err(self.protocol("a second welcome")),
         }
@@ -292,6 +300,7 @@ impl Orders {
                 url: self.url.clone(),
                 reason: it.reason,
                 hint: it.hint,
+                exit_code: refusal_code(it.exit_code),
             }),
             Wire::Shutdown(it) => {
                 Err(SessionError::Lost { url: self.url.clone(), detail: it.reason })

@@ -116,7 +116,10 @@ pub(super) fn tell(note: &Note) {
             "worker finished"
         ),
         Note::Lost { name, why } => warn!(worker = name, why, "worker lost"),
-        Note::Regrouping { generation, reason } => {
+        Note::Regrouping { generation, reason, agreed: true } => {
+            info!(%generation, reason, "generation over; workers keep their state");
+        }
+        Note::Regrouping { generation, reason, agreed: false } => {
             warn!(%generation, reason, "generation over; workers keep their state");
         }
         Note::Left { name, held } => {

@@ -283,7 +283,8 @@ impl Job<'_> {
         for index in 0..workers as usize {
             self.start_worker(index, events)?;
         }
-        self.follower = Some(tokio::spawn(progress::follow(url, self.console.progress())));
+        self.follower =
+            Some(tokio::spawn(progress::follow(url, self.console.progress(), events.clone())));
         Ok(())
     }
 

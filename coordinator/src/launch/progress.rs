@@ -1,16 +1,18 @@
 //! What the live progress line says, from the coordinator's Status.
 //!
 //! The text is a pure function of the reply. A coordinator that does not answer leaves the line as
-//! it is: whether it lives is the supervisor's matter.
+//! it is: whether it lives is the supervisor's matter, which is told the job's stage from here.
 
 use std::time::Duration;
 
 use convoy_common::pb::coordinator_client::CoordinatorClient;
 use convoy_common::pb::{EvaluationReport, StatusReply, StatusRequest};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::Endpoint;
 
 use super::console::Progress;
+use super::supervisor::{Event, Stage};
 
 const EVERY: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(2);
@@ -26,18 +28,33 @@ pub(super) struct View {
     pub(super) text: String,
 }
 
-/// Asks the coordinator at `url` twice a second and shows what it says, until dropped.
-pub(super) async fn follow(url: String, progress: Progress) {
+/// Asks the coordinator at `url` twice a second, shows what it says and tells the supervisor when the
+/// job's stage is another one, until dropped.
+pub(super) async fn follow(url: String, progress: Progress, events: mpsc::Sender<Event>) {
     let Ok(endpoint) = Endpoint::from_shared(url) else { return };
     let channel = endpoint.connect_timeout(ANSWER).timeout(ANSWER).connect_lazy();
     let mut client = CoordinatorClient::new(channel);
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
     loop {
         tick.tick().await;
         if let Ok(reply) = client.status(StatusRequest {}).await {
-            progress.show(view(&reply.into_inner()));
+            let status = reply.into_inner();
+            progress.show(view(&status));
+            let stage = stage(&status.phase);
+            if told.replace(stage) != Some(stage) && events.send(Event::Job(stage)).await.is_err() {
+                return;
+            }
         }
+    }
+}
+
+fn stage(phase: &str) -> Stage {
+    match phase {
+        "waiting" => Stage::Waits,
+        "completed" | "stopped" | "failed" => Stage::Over,
+        _ => Stage::Runs,
     }
 }
 
@@ -138,6 +155,17 @@ mod tests {
             ..training()
         };
         assert!(view(&status).text.contains("top-1 62.5 %  held-out 90.2 %"));
+    }
+
+    #[test]
+    fn a_job_waits_or_runs_or_is_over() {
+        assert_eq!(stage("waiting"), Stage::Waits);
+        for phase in ["preparing", "training", "stopping", "regrouping"] {
+            assert_eq!(stage(phase), Stage::Runs, "{phase}");
+        }
+        for phase in ["completed", "stopped", "failed"] {
+            assert_eq!(stage(phase), Stage::Over, "{phase}");
+        }
     }
 
     #[test]

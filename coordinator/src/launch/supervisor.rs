@@ -45,8 +45,21 @@ pub(super) enum Event {
     StopWanted,
     /// The job cannot be set up (no address in time, a worker that cannot be started).
     Broken,
+    /// The job says that it is in another stage.
+    Job(Stage),
     /// The deadline that [`Supervisor::deadline`] named may have passed.
     Timer,
+}
+
+/// What the job says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for workers.
+    Waits,
+    /// It has the workers that it needs, wherever they come from.
+    Runs,
+    /// It is over.
+    Over,
 }
 
 /// What is to be done, in this order.
@@ -75,7 +88,7 @@ pub(super) enum Notice {
     GraceOver,
     /// A worker ended before the job did.
     WorkerEnded(usize, Ending),
-    /// It will be started again, and may be so many times more.
+    /// It is started again, and may be so many times more.
     WorkerRestarts(usize, u32),
     /// A worker failed and the coordinator did not draw the conclusion; it is asked to stop.
     CoordinatorAsked,
@@ -102,6 +115,8 @@ pub(super) struct Patience {
     pub(super) after_kill: Duration,
     /// Before a worker that died is started again.
     pub(super) before_restart: Duration,
+    /// Before one is that had no place, or did not reach the coordinator.
+    pub(super) before_return: Duration,
     /// How often each worker is started again.
     pub(super) restarts: u32,
 }
@@ -113,6 +128,7 @@ impl Patience {
         Self {
             grace,
             before_restart: Duration::from_secs(1),
+            before_return: Duration::from_secs(5),
             restarts,
             after_worker_failed: Duration::from_secs(15),
             after_all_failed: Duration::from_secs(3),
@@ -149,6 +165,10 @@ pub(super) struct Supervisor {
     phase: Phase,
     patience: Patience,
     coordinator: bool,
+    /// What the job said last; until it says anything, it waits.
+    stage: Stage,
+    /// How the worker that failed last did.
+    last_failure: Option<Ending>,
     /// Indices of the workers that run.
     workers: Vec<usize>,
     /// How often each worker died and was, or will be, started again.
@@ -165,6 +185,8 @@ impl Supervisor {
             phase,
             patience,
             coordinator: false,
+            stage: Stage::Waits,
+            last_failure: None,
             workers: Vec::new(),
             deaths: BTreeMap::new(),
             restarts: Vec::new(),
@@ -202,6 +224,7 @@ impl Supervisor {
             }
             Event::StopWanted => self.stop_wanted(now, &mut orders),
             Event::Broken => self.kill(now, exit::FAILURE, &mut orders),
+            Event::Job(stage) => self.job_says(now, stage),
             Event::Timer => self.timer(now, &mut orders),
         }
         self.finish(&mut orders);
@@ -238,14 +261,17 @@ impl Supervisor {
                 if !failed {
                     return;
                 }
+                self.last_failure = Some(how);
                 let deaths = self.deaths.entry(index).or_default();
                 // A job that has begun goes on without it; one that has not waits for it in vain.
                 let needed = is_verdict(how) && *deaths == 0;
                 if !is_verdict(how) && *deaths < self.patience.restarts {
                     *deaths += 1;
-                    let left = self.patience.restarts - *deaths;
-                    orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
-                    self.restarts.push((index, now + self.patience.before_restart));
+                    let wait = match how {
+                        Ending::Code(exit::UNAVAILABLE) => self.patience.before_return,
+                        _ => self.patience.before_restart,
+                    };
+                    self.restarts.push((index, now + wait));
                 } else if self.workers.is_empty() && self.restarts.is_empty() {
                     // Nobody is left whom the coordinator could wait for.
                     let soon = now + self.patience.after_all_failed;
@@ -262,6 +288,19 @@ impl Supervisor {
             | Phase::Closing { .. }
             | Phase::Killing { .. }
             | Phase::Over => {}
+        }
+    }
+
+    /// A job that others trained may come to wait for workers that this launch does not have any more.
+    fn job_says(&mut self, now: Instant, stage: Stage) {
+        self.stage = stage;
+        if let Phase::Running { failed } = &mut self.phase
+            && stage == Stage::Waits
+            && self.workers.is_empty()
+            && self.restarts.is_empty()
+            && let Some(how) = self.last_failure
+        {
+            failed.get_or_insert((how, now + self.patience.after_all_failed));
         }
     }
 
@@ -290,8 +329,18 @@ impl Supervisor {
                 let (due, later) = self.restarts.iter().partition(|it| it.1 <= now);
                 self.restarts = later;
                 let due: Vec<(usize, Instant)> = due;
-                orders.extend(due.into_iter().map(|(index, _)| Order::Restart(index)));
-                if let Some((how, _)) = failed.filter(|it| it.1 <= now) {
+                // A job that is over gives its own code to workers, which are not missed.
+                for (index, _) in due.into_iter().filter(|_| self.stage != Stage::Over) {
+                    let deaths = self.deaths.get(&index).copied().unwrap_or_default();
+                    let left = self.patience.restarts.saturating_sub(deaths);
+                    orders.push(Order::Say(Notice::WorkerRestarts(index, left)));
+                    orders.push(Order::Restart(index));
+                }
+                let Some((how, _)) = failed.filter(|it| it.1 <= now) else { return };
+                if self.stage != Stage::Waits {
+                    // Others train it.
+                    self.phase = Phase::Running { failed: None };
+                } else {
                     orders.push(Order::Say(Notice::CoordinatorAsked));
                     self.stop(now, Some(how), orders);
                 }
@@ -439,12 +488,11 @@ mod tests {
         let mut it = running(now);
         it.patience.restarts = 2;
         for (left, how) in [(1, Signal(9)), (0, Code(exit::WORKER_LOST))] {
-            let told = [Say(WorkerEnded(1, how)), Say(WorkerRestarts(1, left))];
-            assert_eq!(it.step(now, Ended(Worker(1), how)), told);
+            assert_eq!(it.step(now, Ended(Worker(1), how)), [Say(WorkerEnded(1, how))]);
             assert_eq!(it.deadline(), Some(now + seconds(1)));
             assert_eq!(it.step(now, Timer), []);
             now += seconds(1);
-            assert_eq!(it.step(now, Timer), [Restart(1)]);
+            assert_eq!(it.step(now, Timer), [Say(WorkerRestarts(1, left)), Restart(1)]);
             assert_eq!(it.step(now, Started(Worker(1))), []);
             assert_eq!(it.deadline(), None);
         }
@@ -463,6 +511,26 @@ mod tests {
         it.step(now, Ended(Coordinator, Code(0)));
         assert_eq!(it.step(now + seconds(2), Timer), []);
         assert_eq!(it.step(now + seconds(2), Ended(Worker(0), Code(0))), [Exit(0)]);
+    }
+
+    #[test]
+    fn nobody_is_started_again_for_a_job_that_is_over() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.patience.restarts = 1;
+        it.step(now, Ended(Worker(1), Code(exit::WORKER_LOST)));
+        it.step(now, Job(Stage::Over));
+        assert_eq!(it.step(now + seconds(1), Timer), []);
+    }
+
+    #[test]
+    fn a_worker_that_had_no_place_comes_back_a_little_later() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.patience.restarts = 1;
+        it.step(now, Ended(Worker(1), Code(exit::UNAVAILABLE)));
+        assert_eq!(it.deadline(), Some(now + seconds(5)));
+        assert!(it.step(now + seconds(5), Timer).contains(&Restart(1)));
     }
 
     #[test]
@@ -496,6 +564,36 @@ mod tests {
         assert_eq!(it.deadline(), Some(due));
         assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
         assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::BAD_INPUT)]);
+    }
+
+    #[test]
+    fn a_job_that_others_train_goes_on_without_the_launchs_own_workers_until_it_waits() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Job(Stage::Runs));
+        for worker in [1, 0] {
+            it.step(now, Ended(Worker(worker), Signal(9)));
+        }
+        let due = it.deadline().expect("a look at what the job says");
+        assert_eq!(it.step(due, Timer), []);
+        assert_eq!((it.is_running(), it.deadline()), (true, None));
+        // Now the others are gone as well.
+        assert_eq!(it.step(due, Job(Stage::Waits)), []);
+        let later = due + seconds(3);
+        assert_eq!(it.step(later, Timer), [Say(CoordinatorAsked), StopCoordinator]);
+        assert_eq!(it.step(later, Ended(Coordinator, Code(75))), [Exit(exit::WORKER_LOST)]);
+    }
+
+    #[test]
+    fn a_worker_that_is_refused_does_not_stop_a_job_that_runs() {
+        let now = Instant::now();
+        let mut it = running(now);
+        it.step(now, Job(Stage::Runs));
+        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
+        assert_eq!(it.step(now + seconds(15), Timer), []);
+        assert!(it.is_running());
+        it.step(now, Ended(Coordinator, Code(0)));
+        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(0)]);
     }
 
     #[test]

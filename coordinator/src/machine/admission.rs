@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use convoy_common::exit;
+
 use super::event::Hello;
 use super::members::Members;
 use super::plan::Plan;
@@ -9,7 +11,7 @@ use super::plan::Plan;
 /// Longest name of a worker.
 const NAME_LENGTH: usize = 64;
 
-/// Why a worker is turned away. Final: the same worker need not try again.
+/// Why a worker is turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Another version of Convoy.
@@ -63,6 +65,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What the worker is to exit with: [`exit::UNAVAILABLE`] if the same one may be taken later, when
+    /// another has gone that may not be known to be lost yet.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Duplicate(_) | Self::Full { .. } => exit::UNAVAILABLE,
+            _ => exit::BAD_INPUT,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {

@@ -31,8 +31,12 @@ pub(super) struct Checkpoints {
     /// Of the whole state, as each rank computed it.
     digests: BTreeMap<Position, BTreeMap<Rank, String>>,
     publishing: Vec<Position>,
+    /// Of the states that are being published.
+    promised: BTreeMap<Position, String>,
     abandoned: BTreeMap<Position, Abandoned>,
     pub(super) last: Option<Kept>,
+    /// Of that one's state, if it is known.
+    pub(super) last_digest: Option<String>,
 }
 
 /// What follows from one more part.
@@ -60,8 +64,8 @@ pub(super) enum Fate {
 }
 
 impl Checkpoints {
-    pub(super) fn new(last: Option<Kept>) -> Self {
-        Self { last, ..Self::default() }
+    pub(super) fn new(last: Option<Kept>, last_digest: Option<String>) -> Self {
+        Self { last, last_digest, ..Self::default() }
     }
 
     /// Takes in the digest of a rank's whole state; says who holds what, once all are known and they
@@ -121,6 +125,7 @@ impl Checkpoints {
             parts: parts.into_values().map(|it| it.entry).collect(),
         };
         self.publishing.push(position);
+        self.promised.insert(position, publication.state_digest.clone());
         Collected::Complete(Box::new(publication))
     }
 
@@ -148,6 +153,7 @@ impl Checkpoints {
     pub(super) fn abandon(&mut self, position: Position, why: Abandoned) -> bool {
         self.collecting.remove(&position);
         self.publishing.retain(|it| *it != position);
+        self.promised.remove(&position);
         let new = !self.abandoned.contains_key(&position);
         self.abandoned.entry(position).or_insert(why);
         while self.abandoned.len() > LIMIT {
@@ -158,8 +164,9 @@ impl Checkpoints {
 
     pub(super) fn published(&mut self, kept: Kept) {
         self.publishing.retain(|it| *it != kept.position);
+        let digest = self.promised.remove(&kept.position);
         if self.last.as_ref().is_none_or(|last| last.position <= kept.position) {
-            self.last = Some(kept);
+            (self.last, self.last_digest) = (Some(kept), digest);
         }
     }
 
@@ -191,6 +198,11 @@ impl Checkpoints {
     pub(super) fn end_generation(&mut self) -> Vec<Position> {
         self.digests.clear();
         std::mem::take(&mut self.collecting).into_keys().collect()
+    }
+
+    /// Training goes on from the last one again, so those after it may be taken again.
+    pub(super) fn go_back(&mut self) {
+        self.abandoned.clear();
     }
 
     fn is_decided(&self, position: Position) -> bool {

@@ -30,9 +30,19 @@ impl Machine {
             Phase::Preparing { .. } => self.roster.as_ref().is_some_and(|it| it.fresh),
             _ => false,
         };
+        if let Phase::Waiting { .. } = self.phase
+            && self.generations > 0
+            && self.members.is_empty()
+        {
+            effects.push(Effect::Log(Note::StopAccepted { reason }));
+            return self.nobody_is_left(now, effects);
+        }
         if untouched {
             effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
-            let message = format!("stopped before training began: {reason}");
+            let message = match self.generations {
+                0 | 1 => format!("stopped before training began: {reason}"),
+                _ => format!("stopped before training went on: {reason}"),
+            };
             return self.close(now, Outcome::stopped(exit::STOPPED, message), effects);
         }
         if self.stop.is_some() {
@@ -259,10 +269,9 @@ impl Machine {
                 let (have, need) = (self.members.len(), self.plan.workers);
                 let why = loss.to_string();
                 effects.push(Effect::Log(Note::LeftEarly { name: name.clone(), why, have, need }));
-                if self.generations > 0 && self.members.is_empty() {
+                if rank.is_some() {
                     self.last_loss =
                         Some((format!("worker {name} was lost: {loss}"), exit::WORKER_LOST));
-                    self.next_generation(now, effects);
                 }
             }
             _ => match rank {

@@ -30,8 +30,9 @@ impl Machine {
         );
         let door = if ending || self.stop.is_some() {
             Door::Ending
-        } else if self.members.len() >= self.plan.workers {
-            // Some may have yet to say what they compute; their places are taken all the same.
+        } else if self.members.which(|it| !it.leaving).len() >= self.plan.workers as usize {
+            // Some may have yet to say what they compute; their places are taken all the same. Those
+            // who want to go make room.
             Door::Full
         } else {
             Door::Open
@@ -126,9 +127,6 @@ impl Machine {
     fn begin(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let Some(roster) = &self.roster else { return };
         let generation = roster.generation;
-        let restored = roster.fresh
-            && self.checkpoints.last.as_ref().map(|it| &it.path)
-                == self.plan.start.checkpoint.as_ref().map(|it| &it.path);
         let state_digest = match roster.agreed_state() {
             Ok(state_digest) => state_digest,
             Err(groups) => {
@@ -136,7 +134,7 @@ impl Machine {
                 return self.close(now, outcome, effects);
             }
         };
-        if let Some(expected) = self.plan.start.state_digest.as_ref().filter(|_| restored)
+        if let Some(expected) = &roster.restores
             && *expected != state_digest
         {
             let outcome = Outcome::failed(
@@ -154,7 +152,7 @@ impl Machine {
             effects.push(Effect::Send { to, order: Order::Begin(generation) });
         }
         effects.push(Effect::Log(Note::Began { generation, state_digest }));
-        (self.moved, self.began) = (now, now);
+        (self.moved, self.began, self.compared) = (now, now, true);
         if self.stop.is_some() {
             self.enter_stopping(now, effects);
         } else {

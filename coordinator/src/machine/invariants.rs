@@ -16,7 +16,8 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     let names = machine.members.names();
     let unique: BTreeSet<&String> = names.iter().collect();
     check(unique.len() == names.len(), "no two workers have one name")?;
-    check(machine.members.len() <= machine.plan.workers, "there are no more workers than places")?;
+    let stay = machine.members.which(|it| !it.leaving).len();
+    check(stay <= machine.plan.workers as usize, "there are no more workers than places")?;
     check(
         machine.checkpoints.collecting() <= LIMIT,
         "checkpoints on their way are bounded in number",

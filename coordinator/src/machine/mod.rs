@@ -9,7 +9,7 @@
 //!    |                      |     +--- a worker is lost, ---+    v
 //!    |                      |          or the ring breaks   | Finishing --final manifest--+
 //!    |                      |                               v                             v
-//!    '-----too few--- Regrouping <---why is known--- Faltering     nobody left --> Closing -> Ended
+//!    '-----too few--- Regrouping <---why is known--- Faltering     nobody came --> Closing -> Ended
 //! ```
 //!
 //! Time is an argument and every wait has a deadline, so each path is tested without waiting. The
@@ -63,6 +63,8 @@ use trouble::{Links, Loss, Trouble};
 /// A gap between two steps of the machine that means that this process itself stood still.
 /// Its owner ticks several times a second.
 const AWAY: Duration = Duration::from_secs(2);
+/// A job that all its workers have left waits for so long for one to come back.
+const DESERTED: Duration = Duration::from_secs(10);
 
 /// A job's state.
 #[derive(Clone, Debug)]
@@ -94,6 +96,11 @@ pub struct Machine {
     owes_checkpoint: bool,
     /// When the generation began to train.
     began: Duration,
+    /// A generation has begun since the job went on from the seed or a checkpoint last, so the states
+    /// were compared.
+    compared: bool,
+    /// Since when there has been no worker at all.
+    deserted: Option<Duration>,
     /// When training last showed any progress.
     moved: Duration,
     /// When the machine was asked last.
@@ -142,7 +149,10 @@ impl Machine {
             roster: None,
             fingerprint: plan.fingerprint.clone(),
             generations: 0,
-            checkpoints: Checkpoints::new(plan.start.checkpoint.clone()),
+            checkpoints: Checkpoints::new(
+                plan.start.checkpoint.clone(),
+                plan.start.state_digest.clone(),
+            ),
             pace: Pace::default(),
             drops: Drops::new(&plan.start),
             position: plan.start.position,
@@ -152,6 +162,8 @@ impl Machine {
             regroup_ordered: false,
             owes_checkpoint: false,
             began: now,
+            compared: false,
+            deserted: Some(now),
             moved: now,
             now,
             plan,
@@ -199,6 +211,8 @@ impl Machine {
             }
             Event::Tick => self.check_deadlines(now, &mut effects),
         }
+        let since = self.deserted.unwrap_or(now);
+        self.deserted = self.members.is_empty().then_some(since);
         effects
     }
 
@@ -244,11 +258,14 @@ impl Machine {
     fn describe(&self, now: Duration) -> (&'static str, String) {
         match &self.phase {
             Phase::Waiting { .. } => ("waiting", self.attendance()),
-            Phase::Preparing { .. } => {
-                let roster = self.roster.as_ref();
-                let (ready, of) = roster.map_or((0, 0), |it| (it.ready(), it.world()));
-                ("preparing", format!("{ready} of {of} workers are ready"))
-            }
+            Phase::Preparing { .. } => match (&self.stop, &self.roster) {
+                // It stops where this generation would begin.
+                (Some((reason, _)), _) => ("stopping", reason.clone()),
+                (None, roster) => {
+                    let (ready, of) = roster.as_ref().map_or((0, 0), |it| (it.ready(), it.world()));
+                    ("preparing", format!("{ready} of {of} workers are ready"))
+                }
+            },
             Phase::Training => ("training", String::new()),
             Phase::Stopping { .. } => {
                 ("stopping", self.stop.as_ref().map_or(String::new(), |it| it.0.clone()))
@@ -284,6 +301,7 @@ impl Machine {
         if gap > AWAY {
             self.members.forgive(now);
             self.moved = now;
+            self.deserted = self.deserted.map(|_| now);
             effects.push(Effect::Log(Note::WasAway { gap }));
         }
     }
@@ -295,6 +313,12 @@ impl Machine {
         }
         match self.phase {
             Phase::Waiting { until } if now >= until => self.nobody_came(now, effects),
+            Phase::Waiting { .. }
+                if self.generations > 0
+                    && self.deserted.is_some_and(|since| now >= since + DESERTED) =>
+            {
+                self.nobody_is_left(now, effects);
+            }
             Phase::Preparing { until } if now >= until => self.not_ready(now, effects),
             Phase::Training => {
                 self.check_progress(now, effects);

@@ -158,6 +158,8 @@ pub enum Note {
         generation: Generation,
         /// Why.
         reason: String,
+        /// All ranks agreed on it; nothing broke.
+        agreed: bool,
     },
     /// A worker has left the ring of its generation.
     Left {

@@ -9,7 +9,8 @@
 //! Whoever is in the broken generation says what it holds. States differ by one step or one
 //! evaluation at most, because both need all ranks. The newest one counts: a worker that is one
 //! behind makes the step again from what a peer has of it, and one that holds nothing gets the
-//! state of a peer. A checkpoint is gone back to only if nobody holds anything.
+//! state of a peer. A checkpoint is gone back to only if nobody holds anything; a job that all
+//! have left waits a moment for somebody to do that with.
 
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl Machine {
             _ if left.agreed => {
                 // The others come to the same boundary, or their rings break.
                 let reason = "all ranks agreed to regroup".to_owned();
-                self.enter_regrouping(now, reason, effects);
+                self.enter_regrouping(now, reason, true, effects);
                 self.regroup_if_complete(now, effects);
             }
             _ => {
@@ -167,14 +168,20 @@ impl Machine {
             let order = Order::EndGeneration { generation, reason: reason.clone() };
             effects.push(Effect::Send { to, order });
         }
-        self.enter_regrouping(now, reason, effects);
+        self.enter_regrouping(now, reason, false, effects);
         self.regroup_if_complete(now, effects);
     }
 
-    fn enter_regrouping(&mut self, now: Duration, reason: String, effects: &mut Vec<Effect>) {
+    fn enter_regrouping(
+        &mut self,
+        now: Duration,
+        reason: String,
+        agreed: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(generation) = self.generation() else { return };
         self.say_progress(effects);
-        effects.push(Effect::Log(Note::Regrouping { generation, reason }));
+        effects.push(Effect::Log(Note::Regrouping { generation, reason, agreed }));
         self.phase = Phase::Regrouping { until: now + self.plan.deadlines.prepare };
         self.regroup_ordered = false;
     }
@@ -211,10 +218,10 @@ impl Machine {
     pub(super) fn next_generation(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let going = self.members.which(|it| it.cleared && it.leaving);
         let staying = self.members.candidates();
-        if staying.is_empty() && going.is_empty() {
+        if staying.is_empty() && going.is_empty() && self.stop.is_some() {
             return self.nobody_is_left(now, effects);
         }
-        if staying.is_empty() {
+        if staying.is_empty() && !going.is_empty() {
             // They are the last ones: what they hold must not go with them.
             let reason = "all workers were asked to leave".to_owned();
             self.stop.get_or_insert((reason, exit::STOPPED));
@@ -222,7 +229,10 @@ impl Machine {
         }
         // What only those hold who want to go is kept before they may.
         if self.members.newest(&staying) < self.members.newest(&going) {
-            let all = [staying, going].concat();
+            let mut all = [going, staying].concat();
+            // Those who have nothing yet wait for a place.
+            all.sort_by_key(|it| !self.holds(*it));
+            all.truncate(self.plan.workers as usize);
             return self.form(now, &all, self.stop.is_some(), effects);
         }
         for to in going {
@@ -238,6 +248,9 @@ impl Machine {
 
     /// Nobody came to make up for those who were lost: what the others hold is kept.
     pub(super) fn too_few_came(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.members.is_empty() {
+            return self.nobody_is_left(now, effects);
+        }
         let (have, need) = (self.members.candidates(), self.plan.min_workers);
         let waited = self.plan.deadlines.join.as_secs_f64();
         let lost = self.last_loss.as_ref().map_or(String::new(), |it| format!("{}; ", it.0));
@@ -245,11 +258,17 @@ impl Machine {
             "{lost}{} of {need} workers (cluster.min_workers) were there after {waited:.0} s",
             have.len()
         );
+        if self.members.newest(&have).is_none() {
+            // There is nothing to keep.
+            let outcome = Outcome::failed(exit::WORKER_LOST, reason);
+            let outcome = outcome.with_hint(self.resume_hint());
+            return self.close(now, outcome, effects);
+        }
         self.stop = Some((reason, exit::WORKER_LOST));
         self.next_generation(now, effects);
     }
 
-    fn nobody_is_left(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn nobody_is_left(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let (text, exit_code) = self
             .last_loss
             .clone()
@@ -275,13 +294,20 @@ impl Machine {
         }
         self.generations += 1;
         let generation = Generation { term: self.plan.term, counter: self.generations };
-        let newest = self.members.newest(of);
         let manifest = self.checkpoints.last.as_ref();
-        let start = newest.unwrap_or_else(|| Reached {
+        let origin = Reached {
             position: manifest.map_or(self.plan.start.position, |it| it.position),
             evaluated: false,
-        });
+        };
+        // What was restored and not compared yet is restored again, with its digest.
+        let restored = |it: &Reached| !self.compared && *it == origin;
+        let newest = self.members.newest(of).filter(|it| !restored(it));
+        let start = newest.unwrap_or(origin);
         let manifest = manifest.map(|it| it.path.clone());
+        if newest.is_none() {
+            self.compared = false;
+            self.checkpoints.go_back();
+        }
         let mut workers = Vec::new();
         for connection in of {
             let Some(member) = self.members.get_mut(*connection) else { continue };
@@ -293,7 +319,10 @@ impl Machine {
             workers.push((*connection, seat));
         }
         self.owes_checkpoint = owes_checkpoint;
-        let roster = Roster::new(generation, (start, newest.is_none()), workers);
+        let mut roster = Roster::new(generation, (start, newest.is_none()), workers);
+        if roster.fresh {
+            roster.restores.clone_from(&self.checkpoints.last_digest);
+        }
         let seats = roster.seats();
         let holding = |to: &ConnectionId| self.members.get(*to).and_then(|it| it.held);
         let donors: Vec<Seat> = roster

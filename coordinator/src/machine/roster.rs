@@ -13,6 +13,8 @@ pub(super) struct Roster {
     pub(super) start: Reached,
     /// It began with the seed or a checkpoint, and not with what workers held.
     pub(super) fresh: bool,
+    /// Digest of the checkpoint that it began with, if it did and that is known.
+    pub(super) restores: Option<String>,
     places: Vec<Place>,
 }
 
@@ -44,7 +46,7 @@ impl Roster {
                 left: false,
             })
             .collect();
-        Self { generation, start, fresh, places }
+        Self { generation, start, fresh, restores: None, places }
     }
 
     /// Whether this is where the generation began, with a state that is kept already.

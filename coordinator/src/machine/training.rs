@@ -78,18 +78,20 @@ impl Machine {
         );
         let falters = matches!(self.phase, Phase::Faltering { .. } | Phase::Regrouping { .. });
         let prepares = matches!(self.phase, Phase::Preparing { .. });
+        // What rank 0 had to tell may come when the generation is broken already.
+        let tells = (runs || falters) && rank.0 == 0;
         let in_ring = self.roster.as_ref().is_some_and(|it| !it.has_left(rank));
         match report {
             Report::Heartbeat { .. } => true,
             Report::Ready { .. } => prepares,
             // Steps and evaluations are the same on every rank; the lowest one tells them.
-            Report::Step(step) => runs && rank.0 == 0 && step.position > self.position,
+            Report::Step(step) => tells && step.position > self.position,
             // One that is made again by a worker that lagged behind may have been told before.
             Report::Evaluated(it) => {
                 let last = self.pace.last_evaluation.as_ref();
-                runs && rank.0 == 0 && last.is_none_or(|last| last.position < it.position)
+                tells && last.is_none_or(|last| last.position < it.position)
             }
-            Report::DropApplied { .. } => runs && rank.0 == 0,
+            Report::DropApplied { .. } => tells,
             Report::DropKnown { .. } => true,
             // The last part of a checkpoint may come when a worker is lost already.
             Report::PartUploaded { position, shared, .. } => {

@@ -190,7 +190,12 @@ fn evaluation(it: &pb::EvaluationReport) -> Result<Evaluation, String> {
 pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
     let kind = match it {
         Outgoing::Refusal(refusal) => {
-            Out::Refused(pb::Refused { reason: refusal.to_string(), hint: refusal.hint() })
+            let exit_code = refusal.exit_code().into();
+            Out::Refused(pb::Refused {
+                reason: refusal.to_string(),
+                hint: refusal.hint(),
+                exit_code,
+            })
         }
         Outgoing::Order(Order::Welcome) => Out::Welcome(pb::Welcome {
             run_id: facts.run_id.clone(),

@@ -29,9 +29,9 @@ Examples:
   convoy-worker join --coordinator http://10.0.0.1:7070 --device cuda:1 \\
       --ring-bind 10.0.0.2:0 --insecure
 
-Exit codes: 0 the run is complete or the others go on without this worker, 64 bad input or refused, 69 coordinator or store out of reach,
-70 a loss or gradient was not finite, 71 a worker was lost, 72 workers held different states,
-75 stopped after a checkpoint.")]
+Exit codes: 0 the run is complete or the others go on without this worker, 64 bad input or refused,
+69 coordinator or store out of reach, or no place for the moment, 70 a loss or gradient was not finite, 71 a worker was lost,
+72 workers held different states, 75 stopped after a checkpoint.")]
 pub(crate) struct Args {
     /// Where the coordinator listens.
     #[arg(long, value_name = "URL", env = "CONVOY_COORDINATOR")]

@@ -27,6 +27,7 @@ use crate::model::evaluate::Evaluation;
 impl Trainer {
     /// What is left to do where the generation begins; says if that is where it ends.
     pub(super) fn enter(&mut self) -> Result<Option<Ending>, TrainError> {
+        self.tell_drops_again();
         if self.boundary.is_some() {
             return self.cross(true);
         }
@@ -109,6 +110,15 @@ impl Trainer {
             info!(number, epoch, step, lr, "a drop by hand takes effect");
             if self.rank.0 == 0 {
                 self.tell(Report::DropApplied { number, position: self.position });
+            }
+        }
+    }
+
+    /// The news of a drop may have died with the rank that was to tell it.
+    fn tell_drops_again(&self) {
+        if self.rank.0 == 0 {
+            for drop in &self.schedule.manual {
+                self.tell(Report::DropApplied { number: drop.number, position: drop.at });
             }
         }
     }

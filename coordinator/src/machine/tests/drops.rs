@@ -154,3 +154,53 @@ fn an_order_that_reaches_the_log_of_an_ending_job_is_left_to_the_next() {
     assert!(told(&job).is_empty());
     assert_eq!(status(&job, 7).stage, DropStage::Waiting);
 }
+
+#[test]
+fn what_rank_0_tells_counts_even_if_the_generation_is_broken_already() {
+    for lost in [true, false] {
+        let mut job = Job::training(2);
+        ask(&mut job, 7);
+        job.on(Event::DropLogged { number: 1 });
+        // Regrouping, or still in search of the cause.
+        if lost {
+            job.gone(1);
+        } else {
+            job.say(1, left(reached(1, 0), Some("a")));
+        }
+        assert_eq!(job.phase(), "regrouping");
+        job.say(0, Report::Step(step_at(at(1, 0))));
+        job.say(0, Report::DropApplied { number: 1, position: at(1, 0) });
+        assert_eq!(recorded(&job), [(1, at(1, 0))]);
+        let evaluation = Evaluation {
+            position: at(1, 0),
+            samples: 20,
+            top1_correct: 10,
+            top5_correct: 15,
+            loss: 1.0,
+            seconds: 4.0,
+            learning_rate: 0.01,
+            schedule_done: false,
+        };
+        job.say(0, Report::Evaluated(evaluation.clone()));
+        let status = job.machine.status(job.now);
+        assert_eq!((status.position, status.last_evaluation), (at(1, 0), Some(evaluation)));
+    }
+}
+
+#[test]
+fn the_next_rank_0_tells_what_the_last_one_could_not_and_once_is_enough() {
+    let mut job = Job::training(2);
+    for (request, number) in [(7, 1), (8, 2)] {
+        ask(&mut job, request);
+        job.on(Event::DropLogged { number });
+    }
+    job.say(0, Report::DropApplied { number: 1, position: at(0, 3) });
+    // It divided the rate a second time, and took the news with it.
+    job.gone(0).say(1, left(reached(0, 6), None)).say(1, ready_as_before());
+    assert_eq!(job.phase(), "training");
+    job.say(1, Report::DropApplied { number: 1, position: at(0, 3) });
+    assert!(recorded(&job).is_empty(), "that is known");
+    job.say(1, Report::DropApplied { number: 2, position: at(0, 5) });
+    assert_eq!(recorded(&job), [(2, at(0, 5))]);
+    assert_eq!(status(&job, 8).stage, DropStage::Applied(at(0, 5)));
+}

@@ -275,8 +275,8 @@ fn those_who_are_not_ready_in_time_are_lost_and_the_others_begin_without_them() 
     assert_eq!(job.dismissals(), [(1, exit::WORKER_LOST)]);
     assert_eq!(job.ended(), [0]);
     job.say(0, left(reached(0, 0), None));
-    assert_eq!(job.assignments()[&0].resume, Resume::Keep);
-    job.say(0, ready_as_before());
+    assert_eq!(job.assignments()[&0].resume, Resume::Seed);
+    job.say(0, ready());
     assert_eq!(job.phase(), "training");
 }
 
@@ -295,4 +295,64 @@ fn nobody_is_lost_while_the_coordinator_itself_stood_still() {
     job.on(Event::Tick);
     assert!(matches!(job.notes()[..], [Note::WasAway { .. }]));
     assert_eq!(job.phase(), "training");
+}
+
+#[test]
+fn a_refusal_that_will_pass_has_a_code_of_its_own() {
+    let mut job = Job::training(2);
+    let code = |job: &Job| {
+        let refusal = job.effects.iter().find_map(|effect| match effect {
+            Effect::Refuse { refusal, .. } => Some(refusal.exit_code()),
+            _ => None,
+        });
+        refusal.expect("a refusal")
+    };
+    for name in ["a", "c"] {
+        job.on(Event::Joined { connection: id(9), hello: hello(name) });
+        assert_eq!(code(&job), exit::UNAVAILABLE, "{name}");
+        job = Job::training(2);
+    }
+    let other = Hello { version: "0.9".to_owned(), ..hello("c") };
+    assert_eq!(code(job.on(Event::Joined { connection: id(9), hello: other })), exit::BAD_INPUT);
+}
+
+#[test]
+fn who_wants_to_go_makes_room_for_another() {
+    let mut job = Job::training(2);
+    job.on(Event::Leaving { connection: id(1), reason: "SIGTERM".to_owned() });
+    job.join(2);
+    assert!(!job.effects.iter().any(|it| matches!(it, Effect::Refuse { .. })));
+    // The state is with the one that goes, so the new one has to wait for its turn.
+    job.say(1, agreed(reached(0, 3))).say(0, left(reached(0, 2), Some("b")));
+    assert_eq!(job.assignments().keys().copied().collect::<Vec<_>>(), [0, 1]);
+    job.these_say(&[0, 1], |_| ready_as_before());
+    job.these_say(&[0, 1], |_| agreed(reached(0, 4)));
+    assert_eq!(job.dismissals(), [(1, exit::OK)]);
+    assert_eq!(job.assignments().keys().copied().collect::<Vec<_>>(), [0, 2]);
+}
+
+#[test]
+fn a_first_generation_that_broke_before_its_states_were_compared_is_compared_again() {
+    let said = |digest: &str| Report::Ready { state_digest: digest.to_owned() };
+    let start = Start {
+        position: at(1, 2),
+        checkpoint: Some(kept(at(1, 2))),
+        state_digest: Some("d7".to_owned()),
+        ..Start::default()
+    };
+    let mut job = Job::preparing_with(Plan { start, ..plan(3) });
+    job.say(0, said("d7")).say(1, said("d8")).gone(2);
+    job.these_say(&[0, 1], |_| left(reached(1, 2), None));
+    let path = kept(at(1, 2)).path;
+    for assignment in job.assignments().values() {
+        assert_eq!(assignment.resume, Resume::Checkpoint(path.clone()));
+        assert_eq!(assignment.start, reached(1, 2));
+    }
+    job.say(0, said("d7")).say(1, said("d8"));
+    assert!(job.outcome().message.contains("workers do not hold equal states"));
+
+    // Once compared, what is held is kept, at the same position too.
+    let mut job = Job::training(2);
+    job.gone(1).say(0, left(reached(0, 0), None));
+    assert_eq!(job.assignments()[&0].resume, Resume::Keep);
 }

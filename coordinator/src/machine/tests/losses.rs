@@ -215,7 +215,7 @@ fn the_last_part_of_a_checkpoint_counts_even_if_the_generation_is_over() {
     assert_eq!(job.say(0, part(at(0, 5), 0)).publications().len(), 1);
     job.gone(0);
     assert_eq!(job.machine.outcome(), None, "the manifest is on its way");
-    job.on(Event::ManifestPublished(kept(at(0, 5))));
+    job.on(Event::ManifestPublished(kept(at(0, 5)))).pass(DESERTED, &[]);
     let outcome = job.machine.outcome().expect("the end");
     assert_eq!(outcome.last_checkpoint, Some(kept(at(0, 5))));
 }

@@ -252,3 +252,119 @@ fn a_drop_that_died_with_its_step_takes_effect_at_the_same_position_again() {
     let drop = ManualDrop { number: 1, divide_by: 10.0, at: Some(at(0, 5)) };
     assert_eq!(job.assignments()[&1].drops, [drop]);
 }
+
+fn digest_is(digest: &str) -> Report {
+    Report::Ready { state_digest: digest.to_owned() }
+}
+
+#[test]
+fn a_job_that_lost_all_its_workers_goes_on_from_its_newest_checkpoint_if_one_comes_back() {
+    let mut job = Job::training(1);
+    job.say(0, Report::Step(step_at(at(0, 7)))).say(0, part(at(0, 5), 0));
+    job.on(Event::ManifestPublished(kept(at(0, 5)))).gone(0);
+    assert_eq!(job.phase(), "waiting");
+    job.pass(SECOND * 9, &[]);
+    assert_eq!(job.phase(), "waiting");
+    // From here on it may take as long as a first worker.
+    job.on(Event::Joined { connection: id(10), hello: hello("a") }).pass(SECOND * 25, &[]);
+    job.on(Event::Computed { connection: id(10), fingerprint: "f0".to_owned() });
+    let assignment = job.assignments()[&10];
+    assert_eq!(assignment.resume, Resume::Checkpoint(kept(at(0, 5)).path));
+    assert_eq!((assignment.start, assignment.stop), (reached(0, 5), false));
+    job.say(10, digest_is("d1"));
+    assert_eq!(job.phase(), "training");
+    job.say(10, Report::Step(step_at(at(0, 6))));
+    assert_eq!(job.machine.status(job.now).position, at(0, 6));
+}
+
+#[test]
+fn what_is_restored_from_a_checkpoint_of_this_term_has_to_have_its_digest_too() {
+    let mut job = Job::training(1);
+    job.say(0, part(at(0, 5), 0)).on(Event::ManifestPublished(kept(at(0, 5)))).gone(0).rejoin(0);
+    job.say(10, digest_is("d2")).gone(10);
+    let outcome = job.outcome();
+    assert_eq!(outcome.exit_code, exit::FAILURE);
+    assert!(outcome.message.contains("d2") && outcome.message.contains("d1"), "{outcome:?}");
+}
+
+#[test]
+fn without_a_checkpoint_it_begins_anew_and_with_nobody_back_it_ends() {
+    let mut job = Job::training(2);
+    job.say(0, Report::Step(step_at(at(0, 7)))).gone(1).gone(0);
+    job.rejoin(1);
+    assert_eq!(job.assignments()[&11].resume, Resume::Seed);
+    job.gone(11).pass(DESERTED - BEAT, &[]);
+    assert_eq!(job.phase(), "waiting");
+    job.pass(BEAT, &[]);
+    assert_eq!(job.outcome().exit_code, exit::WORKER_LOST);
+
+    let mut short = plan(1);
+    short.deadlines.join = SECOND * 2;
+    let mut job = Job::training_with(short);
+    job.gone(0).pass(SECOND * 2, &[]);
+    let outcome = job.outcome();
+    assert!(outcome.message.ends_with("nobody is left"), "{outcome:?}");
+}
+
+#[test]
+fn a_worker_that_still_prepares_is_somebody_left() {
+    let mut job = Job::training(2);
+    job.gone(1).say(0, left(reached(0, 2), None)).say(0, ready_as_before());
+    job.on(Event::Joined { connection: id(11), hello: hello("b") }).gone(0);
+    assert_eq!((job.phase(), job.dismissals()), ("waiting", vec![]));
+    job.pass(SECOND * 20, &[]);
+    job.on(Event::Computed { connection: id(11), fingerprint: "f0".to_owned() });
+    assert_eq!(job.assignments()[&11].resume, Resume::Seed);
+
+    // It does not prepare for ever.
+    let mut job = Job::training(1);
+    job.gone(0).on(Event::Joined { connection: id(10), hello: hello("a") });
+    job.pass(SECOND * 31, &[]);
+    assert_eq!(job.dismissals(), [(10, exit::WORKER_LOST)]);
+    assert_eq!(job.outcome().exit_code, exit::WORKER_LOST);
+}
+
+#[test]
+fn workers_that_come_and_die_do_not_keep_a_deserted_job_for_ever() {
+    let mut job = Job::training(1);
+    job.gone(0);
+    for call in 0..12 {
+        job.on(Event::Joined { connection: id(100 + call), hello: hello("a") });
+        job.pass(SECOND * 5, &[]).gone(100 + call);
+    }
+    assert_eq!(job.machine.outcome().map(|it| it.exit_code), Some(exit::WORKER_LOST));
+}
+
+#[test]
+fn a_job_without_workers_that_is_asked_to_stop_does_not_wait_for_them() {
+    let mut job = Job::training(1);
+    job.gone(0).on(Event::StopRequested { reason: "asked".to_owned() });
+    let outcome = job.machine.outcome().expect("the end");
+    assert_eq!(outcome.exit_code, exit::WORKER_LOST);
+}
+
+#[test]
+fn a_job_that_waited_and_is_asked_to_stop_says_that_it_stops() {
+    let mut job = Job::training_with(with_min(2, 2));
+    job.gone(1).say(0, left(reached(0, 2), None));
+    job.on(Event::StopRequested { reason: "asked".to_owned() });
+    let status = job.machine.status(job.now);
+    assert_eq!((status.phase, status.detail.as_str()), ("stopping", "asked"));
+    assert!(job.assignments()[&0].stop);
+}
+
+#[test]
+fn an_end_that_all_agreed_on_is_told_apart_from_a_broken_generation() {
+    let agreed_on = |job: &Job| {
+        let told = job.notes().into_iter().find_map(|note| match note {
+            Note::Regrouping { agreed, .. } => Some(*agreed),
+            _ => None,
+        });
+        told.expect("a note")
+    };
+    let mut job = Job::training(2);
+    job.on(Event::Leaving { connection: id(1), reason: "SIGTERM".to_owned() });
+    assert!(agreed_on(job.say(0, agreed(reached(0, 3)))));
+    let mut job = Job::training(2);
+    assert!(!agreed_on(job.gone(1)));
+}
