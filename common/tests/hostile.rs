@@ -197,6 +197,19 @@ fn harmed(bytes: &[u8], harm: &Harm) -> Option<Vec<u8>> {
     Some(harmed)
 }
 
+/// Does each harm to the file that it chooses below `folder`.
+fn do_harm(folder: &Path, harms: &[(prop::sample::Index, Harm)]) {
+    let files = files_of(folder);
+    for (which, harm) in harms {
+        let (path, bytes) = which.get(&files);
+        match harmed(bytes, harm) {
+            Some(bytes) => std::fs::write(path, bytes).unwrap(),
+            // Another one may have removed it.
+            None => drop(std::fs::remove_file(path)),
+        }
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
@@ -212,14 +225,7 @@ proptest! {
         let folder = TempDir::new().unwrap();
         let runtime = runtime();
         runtime.block_on(a_run(folder.path()));
-        let files = files_of(folder.path());
-        for (which, harm) in &harms {
-            let (path, bytes) = which.get(&files);
-            match harmed(bytes, harm) {
-                Some(bytes) => std::fs::write(path, bytes).unwrap(),
-                None => { let _ = std::fs::remove_file(path); }
-            }
-        }
+        do_harm(folder.path(), &harms);
         let start = Instant::now();
         let all = async { tokio::time::timeout(LONG, read_all(folder.path())).await };
         prop_assert!(runtime.block_on(all).is_ok(), "not done after {:?}", start.elapsed());
@@ -257,14 +263,7 @@ proptest! {
             }
             writer.finish(&["x".to_owned()], &PixelStatistics::default().summary()).await.unwrap();
         });
-        let files = files_of(folder.path());
-        for (which, harm) in &harms {
-            let (path, bytes) = which.get(&files);
-            match harmed(bytes, harm) {
-                Some(bytes) => std::fs::write(path, bytes).unwrap(),
-                None => { let _ = std::fs::remove_file(path); }
-            }
-        }
+        do_harm(folder.path(), &harms);
         let all = async {
             tokio::time::timeout(LONG, async {
                 let store = Store::open(folder.path().to_str().unwrap()).unwrap();

@@ -9,8 +9,8 @@
 //!
 //! Every parameter tensor has a local rate of its own, biases included, as in the table of the
 //! paper that lists norms of weights and of biases one by one. The paper's momentum holds the rates
-//! already, unlike that of plain SGD here. The denominator is the paper's equation 6 as its authors'
-//! own solver computes it; the first version of the paper printed the gradient's norm twice.
+//! already, unlike that of plain SGD here. The denominator is as the authors' own solver computes it; the
+//! paper's first version printed the gradient's norm twice there.
 //! Later descriptions of the method leave out biases and what belongs to normalisation, and take the
 //! norm of `g + lambda w`: this is the paper's form.
 //!
