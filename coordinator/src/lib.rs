@@ -8,6 +8,7 @@
 
 pub mod cli;
 mod commands;
+mod drill;
 pub mod engine;
 mod launch;
 pub mod ledger;
