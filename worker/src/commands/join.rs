@@ -94,6 +94,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
                 who,
                 device,
                 fault: None,
+                mishap: None,
             },
             ring,
             vault,

@@ -26,11 +26,12 @@ mod snapshot;
 pub(crate) mod step;
 mod times;
 mod trainer;
+mod upload;
 
 pub use control::{Control, Phase};
 pub use error::TrainError;
 pub use exchange::BlockError;
-pub use fault::{Fault, Moment};
+pub use fault::{Fault, Mishap, Moment};
 pub use redo::Redo;
 pub use remains::Remains;
 pub use report::{Cause, EvaluationReport, Report, StepReport};
