@@ -17,6 +17,8 @@ pub(crate) mod evaluation;
 mod exchange;
 mod fault;
 pub(crate) mod head_plan;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod lanes;
 pub(crate) mod redo;
 pub(crate) mod rehearsal;
