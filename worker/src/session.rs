@@ -18,6 +18,9 @@ use tracing::{debug, info};
 
 use crate::ring::Member;
 
+#[cfg(test)]
+mod hostile;
+
 /// Reports that wait for the network; the trainer is held up only if this many are unsent.
 const QUEUE: usize = 256;
 

@@ -308,6 +308,12 @@ pub(super) const FIELDS: &[Field] = &[
         "true",
         "also keep the one with the fewest top-1 errors on the validation split",
     ),
+    field(
+        "checkpoint.final_timeout",
+        Kind::Duration,
+        r#""10m""#,
+        "how long the end of a run waits for the store to take the last checkpoint",
+    ),
     field("cluster.workers", Kind::Integer, "1", "training starts when so many have joined"),
     field(
         "cluster.min_workers",

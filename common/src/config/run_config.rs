@@ -406,6 +406,14 @@ pub struct Checkpoint {
     /// an evaluation finds fewer errors than ever before, due or not.
     #[serde(default)]
     pub keep_best: bool,
+    /// How long the end of a run waits for its store to take the last checkpoint.
+    #[serde(with = "super::duration", default = "final_timeout")]
+    pub final_timeout: Duration,
+}
+
+/// What records from before it could be set mean.
+fn final_timeout() -> Duration {
+    Duration::from_secs(600)
 }
 
 /// `[cluster]`

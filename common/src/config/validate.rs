@@ -209,6 +209,7 @@ fn checkpoint(reader: &mut Reader<'_>) -> Checkpoint {
         every_epochs: reader.integer("checkpoint.every_epochs", 0..=MANY),
         keep_last: reader.integer("checkpoint.keep_last", 1..=MANY),
         keep_best: reader.flag("checkpoint.keep_best"),
+        final_timeout: reader.duration("checkpoint.final_timeout", MILLISECOND..=7 * 24 * HOUR),
     }
 }
 

@@ -92,6 +92,12 @@ fn as_json(it: &pb::StatusReply) -> Value {
             "position": drop.position.map(|it| position(Some(it))),
             "waiting_for": drop.waiting_for,
         })).collect::<Vec<_>>(),
+        "store_trouble": it.store_trouble.as_ref().map(|it| json!({
+            "who": it.who,
+            "error": it.error,
+            "hint": (!it.hint.is_empty()).then_some(&it.hint),
+            "seconds": it.seconds,
+        })),
     })
 }
 
@@ -138,6 +144,14 @@ fn as_text(it: &pb::StatusReply) -> String {
     }
     if !it.last_checkpoint.is_empty() {
         line("checkpoint", it.last_checkpoint.clone());
+    }
+    if let Some(it) = &it.store_trouble {
+        let lasts = humantime::format_duration(Duration::from_secs(it.seconds as u64));
+        let who = it.who.join(", ");
+        line("store", format!("checkpoints wait since {lasts}: it fails {who}: {}", it.error));
+        if !it.hint.is_empty() {
+            line("", format!("hint: {}", it.hint));
+        }
     }
     for drop in &it.drops {
         let what = match drop.stage.as_str() {
@@ -215,6 +229,22 @@ mod tests {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(!text.contains("evaluated"), "{text}");
+    }
+
+    #[test]
+    fn a_store_that_fails_is_told_with_its_cause_and_what_to_do() {
+        let trouble = pb::StoreTrouble {
+            who: vec!["worker-1".to_owned(), "the coordinator".to_owned()],
+            error: "there is no room left for x".to_owned(),
+            hint: "free space".to_owned(),
+            seconds: 125.4,
+        };
+        let status = pb::StatusReply { store_trouble: Some(trouble), ..status() };
+        let text = as_text(&status);
+        let line = "store       checkpoints wait since 2m 5s: it fails worker-1, the coordinator: \
+                    there is no room left for x\n            hint: free space\n";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(as_json(&status)["store_trouble"]["hint"], "free space");
     }
 
     #[test]

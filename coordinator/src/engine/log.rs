@@ -90,6 +90,17 @@ pub(super) fn tell(note: &Note) {
             why = %why,
             "checkpoint abandoned; training goes on"
         ),
+        Note::StoreFails { who, error, hint, lasts } => warn!(
+            who,
+            error,
+            hint,
+            since_s = rounded(lasts.as_secs_f64(), 1),
+            "checkpoints wait because the run's store fails; training goes on"
+        ),
+        Note::StoreWorks { lasted } => info!(
+            after_s = rounded(lasted.as_secs_f64(), 1),
+            "the run's store takes checkpoints again"
+        ),
         Note::Diverged { position, account } => error!(
             epoch = position.epoch,
             step = position.step,

@@ -431,7 +431,8 @@ impl Run {
                 cluster.prepare_timeout,
                 cluster.liveness_timeout,
                 cluster.ring_timeout,
-            ),
+            )
+            .with_last_checkpoint(config.checkpoint.final_timeout),
             fp32: config.numerics.precision == Precision::Fp32,
         }
     }

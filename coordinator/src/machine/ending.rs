@@ -198,10 +198,11 @@ impl Machine {
                 Fate::Abandoned(why) => {
                     let message = format!(
                         "training ended at {position} ({cause}), but its checkpoint is not kept: \
-                         {why}"
+                         {why}; {}",
+                        self.saved()
                     );
                     return Some(
-                        Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.resume_hint()),
+                        Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.store_hint()),
                     );
                 }
             }
@@ -231,12 +232,15 @@ impl Machine {
         let Some(roster) = &self.roster else { return };
         let late = roster.unfinished();
         if late.is_empty() {
+            let trouble = self.outage.status(now);
             let message = format!(
                 "all workers have finished, but the final checkpoint was not published within \
-                 {:.0} s",
-                waited.as_secs_f64()
+                 {:.0} s{}; {}",
+                waited.as_secs_f64(),
+                trouble.map_or(String::new(), |it| format!(": {}", it.error)),
+                self.saved()
             );
-            let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.resume_hint());
+            let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.store_hint());
             return self.close(now, outcome, effects);
         }
         let late: Vec<ConnectionId> =
@@ -359,6 +363,23 @@ impl Machine {
             outcome.last_checkpoint.clone_from(&self.checkpoints.last);
             effects.push(Effect::End(outcome.clone()));
             self.phase = Phase::Ended { outcome };
+        }
+    }
+
+    /// How much of the run is in the store.
+    fn saved(&self) -> String {
+        match &self.checkpoints.last {
+            Some(kept) => format!("saved is what came before {}: {}", kept.position, kept.path),
+            None => "nothing of the run is saved".to_owned(),
+        }
+    }
+
+    /// What to do where a checkpoint is missing.
+    fn store_hint(&self) -> String {
+        let hint = self.outage.status(self.now).and_then(|it| it.hint);
+        match hint {
+            Some(hint) => format!("{hint}; then {}", self.resume_hint()),
+            None => self.resume_hint(),
         }
     }
 

@@ -69,6 +69,15 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// The run's store does not take what this process is to write; it will be tried again.
+    StoreFails {
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
+    /// It took all that waited.
+    StoreWorks,
     /// The operator wants the learning rate to be divided.
     DropOrdered {
         /// Who asks; never used twice in the life of a coordinator.
@@ -200,6 +209,13 @@ pub enum Report {
         took: Duration,
         /// Of the whole state on this worker.
         state_digest: String,
+    },
+    /// A try to store its part of a checkpoint failed; it goes on trying.
+    PartDelayed {
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
     },
     /// Its part of a checkpoint is not in the store.
     PartFailed {

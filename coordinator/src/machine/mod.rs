@@ -27,6 +27,7 @@ mod gathering;
 pub mod invariants;
 mod members;
 mod note;
+mod outage;
 mod pace;
 mod plan;
 mod regroup;
@@ -51,11 +52,12 @@ pub use event::{
 pub use note::{Abandoned, Note};
 pub use pace::Progress;
 pub use plan::{Deadlines, Plan, Start};
-pub use status::{DropStage, DropStatus, Status, WorkerStatus};
+pub use status::{DropStage, DropStatus, Status, StoreTrouble, WorkerStatus};
 
 use checkpoints::Checkpoints;
 use drops::Drops;
 use members::Members;
+use outage::Outage;
 use pace::Pace;
 use roster::Roster;
 use trouble::{Links, Loss, Trouble};
@@ -79,6 +81,8 @@ pub struct Machine {
     /// Generations formed in this term.
     generations: u32,
     checkpoints: Checkpoints,
+    /// Of the run's store.
+    outage: Outage,
     pace: Pace,
     /// Drops of the rate by hand.
     drops: Drops,
@@ -153,6 +157,7 @@ impl Machine {
                 plan.start.checkpoint.clone(),
                 plan.start.state_digest.clone(),
             ),
+            outage: Outage::default(),
             pace: Pace::default(),
             drops: Drops::new(&plan.start),
             position: plan.start.position,
@@ -195,9 +200,13 @@ impl Machine {
             Event::Interrupted { reason } => self.interrupt(now, &reason, &mut effects),
             Event::ManifestPublished(kept) => self.published(now, kept, &mut effects),
             Event::ManifestFailed { position, error } => {
-                let why = Abandoned::NotPublished { error };
-                self.abandon_checkpoint(now, position, why, &mut effects);
+                self.not_published(now, position, error, &mut effects);
             }
+            Event::StoreFails { error, hint } => {
+                let who = outage::COORDINATOR.to_owned();
+                self.outage.fails(now, who, (error, hint), &mut effects);
+            }
+            Event::StoreWorks => self.outage.works(now, outage::COORDINATOR, &mut effects),
             Event::DropOrdered { request, divide_by, reason } => {
                 self.order_drop(request, divide_by, reason, &mut effects);
             }
@@ -252,6 +261,7 @@ impl Machine {
             last_checkpoint: self.checkpoints.last.clone(),
             eta: self.pace.eta(self.position, &self.plan),
             drops: self.drop_statuses(),
+            store_trouble: self.outage.status(now),
         }
     }
 

@@ -101,6 +101,22 @@ pub enum Note {
         /// Why.
         why: Abandoned,
     },
+    /// The run's store does not take a part or a manifest, which wait; training goes on.
+    StoreFails {
+        /// A worker, or the coordinator.
+        who: String,
+        /// What it heard.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+        /// Since the first failed try.
+        lasts: Duration,
+    },
+    /// The store takes again what waited.
+    StoreWorks {
+        /// How long it did not.
+        lasted: Duration,
+    },
     /// Workers hold different states at a checkpoint, which will not exist.
     Diverged {
         /// Which.

@@ -71,6 +71,10 @@ pub struct Start {
     pub drops: Vec<ManualDrop>,
 }
 
+/// For all that is to be done at the end besides storing the parts of the last checkpoint: the
+/// evaluation, the manifest.
+const AT_THE_END: Duration = Duration::from_secs(5 * 60);
+
 /// How long things may take. Every phase has one of these.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
@@ -102,10 +106,15 @@ impl Deadlines {
             // A step waits for a neighbour only as long as the ring's own deadline, so this
             // catches what no ring deadline sees; a first step on a slow machine must fit in.
             stall: (ring * 10).max(Duration::from_secs(15 * 60)),
-            // A worker's last snapshot may wait ten minutes for the upload before it.
-            finish: Duration::from_secs(15 * 60),
+            finish: Duration::from_secs(10 * 60) + AT_THE_END,
             close: Duration::from_secs(5),
         }
+    }
+
+    /// The same where workers try for so long to store their parts of the last checkpoint.
+    #[must_use]
+    pub fn with_last_checkpoint(self, last_checkpoint: Duration) -> Self {
+        Self { finish: last_checkpoint + AT_THE_END, ..self }
     }
 }
 

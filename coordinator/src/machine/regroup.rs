@@ -287,6 +287,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let mut owes_checkpoint = self.owes_checkpoint;
+        self.outage.end_generation();
         for position in self.checkpoints.end_generation() {
             let why = Abandoned::GenerationOver;
             effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
@@ -306,7 +307,6 @@ impl Machine {
         let manifest = manifest.map(|it| it.path.clone());
         if newest.is_none() {
             self.compared = false;
-            self.checkpoints.go_back();
         }
         let mut workers = Vec::new();
         for connection in of {

@@ -31,6 +31,21 @@ pub struct Status {
     pub eta: Option<Duration>,
     /// Drops of the rate by hand, and requests for one that were refused.
     pub drops: Vec<DropStatus>,
+    /// While checkpoints wait because the run's store fails.
+    pub store_trouble: Option<StoreTrouble>,
+}
+
+/// The run's store does not take what it is given; it is tried again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// Whom it fails: workers, or the coordinator.
+    pub who: Vec<String>,
+    /// What the last one heard.
+    pub error: String,
+    /// What can be done about it.
+    pub hint: Option<String>,
+    /// Since the first failed try.
+    pub lasts: Duration,
 }
 
 /// What became of one order to drop the rate.

@@ -38,7 +38,10 @@ impl Machine {
         let Some(rank) = rank.filter(|rank| self.has_use_for(&report, *rank)) else {
             return self.ignore(connection, what, generation, effects);
         };
-        self.moved = now;
+        // Trying again is no progress.
+        if !matches!(report, Report::PartDelayed { .. }) {
+            self.moved = now;
+        }
         match report {
             Report::Heartbeat { .. } => {}
             Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
@@ -53,9 +56,15 @@ impl Machine {
                 self.drop_applied(number, position, effects);
             }
             Report::PartUploaded { position, part, shared, took, state_digest } => {
+                let who = self.name_of(connection);
+                self.outage.works(now, &who, effects);
                 if self.agrees(now, rank, position, &state_digest, effects) {
                     self.collect(now, rank, (*part, state_digest), shared, took, effects);
                 }
+            }
+            Report::PartDelayed { error, hint } => {
+                let who = self.name_of(connection);
+                self.outage.fails(now, who, (error, hint), effects);
             }
             Report::PartFailed { position, error, state_digest } => {
                 if !self.agrees(now, rank, position, &state_digest, effects) {
@@ -97,6 +106,7 @@ impl Machine {
             Report::PartUploaded { position, shared, .. } => {
                 (runs || falters) && shared.position == *position
             }
+            Report::PartDelayed { .. } => runs,
             Report::PartFailed { .. } => runs || falters,
             Report::Finished(_) => runs,
             Report::Left(_) => (runs || falters || prepares) && in_ring,
@@ -202,6 +212,21 @@ impl Machine {
         self.settle(now, effects);
     }
 
+    /// The manifest cannot be published, and trying again would not help.
+    pub(super) fn not_published(
+        &mut self,
+        now: Duration,
+        position: Position,
+        error: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (present, why) = (self.generation(), Abandoned::NotPublished { error });
+        if self.checkpoints.not_published(position, present, why.clone()) {
+            effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+        }
+        self.settle(now, effects);
+    }
+
     pub(super) fn published(&mut self, now: Duration, kept: Kept, effects: &mut Vec<Effect>) {
         self.owes_checkpoint = false;
         self.checkpoints.published(kept.clone());
@@ -246,6 +271,10 @@ impl Machine {
             let seconds = 10.0 * views as f64 / speed;
             longest = longest.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         }
+        if self.members.iter().any(|(_, it)| it.phase == "checkpoint") {
+            // The last one waits for its store, and that has a deadline of its own.
+            longest = longest.max(self.plan.deadlines.finish);
+        }
         longest.max(self.plan.deadlines.stall)
     }
 }
@@ -260,6 +289,7 @@ impl Report {
             Self::DropKnown { .. } => "drop known",
             Self::DropApplied { .. } => "drop applied",
             Self::PartUploaded { .. } => "part uploaded",
+            Self::PartDelayed { .. } => "part delayed",
             Self::PartFailed { .. } => "part failed",
             Self::Left(_) => "left",
             Self::Failed(_) => "generation failed",

@@ -3,6 +3,8 @@
 //! One call is one worker's whole life: its first message says who calls, its end is the worker's
 //! leaving. Wire types stop here; what they mean is the machine's business.
 
+#[cfg(test)]
+mod hostile;
 mod rival;
 mod wire;
 

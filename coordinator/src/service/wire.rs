@@ -75,6 +75,10 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
                 state_digest: printable(&it.state_digest),
             },
         ),
+        Some(In::PartDelayed(it)) => {
+            let hint = (!it.hint.is_empty()).then(|| printable(&it.hint));
+            (it.generation, Report::PartDelayed { error: printable(&it.error), hint })
+        }
         Some(In::PartFailed(it)) => {
             let error = printable(&it.error);
             let state_digest = printable(&it.state_digest);
@@ -323,6 +327,12 @@ pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
         last_checkpoint: it.last_checkpoint.map(|it| it.path).unwrap_or_default(),
         eta_seconds: it.eta.map_or(0.0, |it| it.as_secs_f64()),
         drops: it.drops.into_iter().filter(|it| it.number > 0).map(drop_status).collect(),
+        store_trouble: it.store_trouble.map(|it| pb::StoreTrouble {
+            who: it.who,
+            error: it.error,
+            hint: it.hint.unwrap_or_default(),
+            seconds: it.lasts.as_secs_f64(),
+        }),
     }
 }
 

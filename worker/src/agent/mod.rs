@@ -38,10 +38,11 @@ use crate::model::Device;
 use crate::peer::Vault;
 use crate::ring::{Ring, RingServer};
 use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Reporter};
-use crate::train::{Cause, Control, Fault, Phase, Report};
+use crate::train::{Cause, Control, Fault, Mishap, Phase, Report};
 
-/// How long a worker that has ended waits for the coordinator's last word.
-const LAST_WORD: Duration = Duration::from_secs(120);
+/// How long a worker that has ended waits for the coordinator's last word, beyond what the last
+/// checkpoint may take: the coordinator waits for the other workers' parts and the manifest.
+const LAST_WORD: Duration = Duration::from_secs(360);
 /// Reports of the trainer that wait for the agent.
 const QUEUE: usize = 256;
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub device: Device,
     /// What a test wants to happen; nothing in a worker.
     pub fault: Option<Fault>,
+    /// The same for its uploads.
+    pub mishap: Option<Mishap>,
 }
 
 /// What happens inside the worker.
@@ -385,7 +388,8 @@ impl Agent {
 
     fn conclude(&mut self, verdict: Result<Cause, Failure>) {
         self.verdict = Some(verdict);
-        self.last_word = Some(Instant::now() + LAST_WORD);
+        let last_checkpoint = self.job.config.checkpoint.final_timeout;
+        self.last_word = Some(Instant::now() + last_checkpoint + LAST_WORD);
     }
 
     fn without_coordinator(self, lost: Failure) -> Result<u8, Failure> {

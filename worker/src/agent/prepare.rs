@@ -20,7 +20,7 @@ use crate::peer::{Donor, Vault};
 use crate::ring::{self, Member, Ring, RingError, RingServer};
 use crate::session::{Assignment, Resume, Welcome};
 use crate::state;
-use crate::train::{Fault, Redo, Remains};
+use crate::train::{Fault, Mishap, Redo, Remains};
 
 /// What stays the same for as long as the worker is in the job.
 pub(super) struct Job {
@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) lanes: u32,
     /// What a test wants to happen; nothing in a worker.
     pub(super) fault: Option<Fault>,
+    /// The same for its uploads.
+    pub(super) mishap: Option<Mishap>,
 }
 
 /// A worker that could begin at once.
@@ -64,7 +66,8 @@ impl Job {
         );
         let source = data::cached(dataset.clone(), &config).await;
         let (device, lanes, fault) = (settings.device, settings.who.lanes, settings.fault.clone());
-        Ok(Self { config, dataset, source, catalogue, device, lanes, fault })
+        let mishap = settings.mishap.clone();
+        Ok(Self { config, dataset, source, catalogue, device, lanes, fault, mishap })
     }
 
     /// What this machine computes under the run's numerics.

@@ -64,7 +64,9 @@ fn train(
         place,
         reports.clone(),
         runtime.clone(),
-    );
+    )
+    .with_patience(job.config.checkpoint.final_timeout)
+    .with_mishap(job.mishap.clone());
     let config = &job.config;
     let settings = data::Settings::of(config, job.lanes);
     let trainer = Trainer::new(Parts {

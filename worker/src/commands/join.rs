@@ -98,6 +98,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
                 who,
                 device,
                 fault: None,
+                mishap: None,
             },
             ring,
             vault,

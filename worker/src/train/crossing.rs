@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::boundary::{Agreed, Boundary, Snapshot};
 use super::control::Phase;
+use super::fault::Moment;
 use super::redo::Redo;
 use super::remains::{Outputs, Unit};
 use super::report::{Cause, Report};
@@ -174,11 +175,11 @@ impl Trainer {
             Snapshot::Take => self.control.enter(Phase::Checkpoint),
             Snapshot::Final => {
                 self.control.enter(Phase::Checkpoint);
-                self.uploader.wait_until_free(&self.control)?;
+                self.uploader.make_room(&self.control)?;
             }
         }
         self.uploader.take(&self.net, self.shared())?;
         (self.due, self.owed) = (false, false);
-        Ok(())
+        self.meet(Moment::Snapshot)
     }
 }

@@ -54,6 +54,15 @@ pub enum Report {
         /// Digest of the whole state on this worker.
         state_digest: String,
     },
+    /// A try to store this rank's part failed; more will follow.
+    PartDelayed {
+        /// The checkpoint's position.
+        position: Position,
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
     /// This rank's part of a checkpoint did not reach the store.
     PartFailed {
         /// The checkpoint's position.
@@ -214,6 +223,12 @@ impl Report {
                     state_digest,
                 })
             }
+            Self::PartDelayed { position, error, hint } => Kind::PartDelayed(pb::PartDelayed {
+                generation,
+                position: Some(position.into()),
+                error,
+                hint: hint.unwrap_or_default(),
+            }),
             Self::PartFailed { position, error, state_digest } => {
                 Kind::PartFailed(pb::PartFailed {
                     generation,

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::TrainError;
 use super::boundary::{Boundary, Timetable};
-use super::control::Control;
+use super::control::{Control, Phase};
 use super::exchange::Statistics;
 use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
@@ -223,9 +223,11 @@ impl Trainer {
         self.position
     }
 
-    /// Waits until this rank's part of the last checkpoint is stored or has failed.
-    pub fn finish_uploads(&self) -> Result<(), TrainError> {
-        self.uploader.wait_until_free(&self.control)
+    /// Waits until this rank's part of the last checkpoint is stored or has been tried for long
+    /// enough.
+    pub fn finish_uploads(&mut self) -> Result<(), TrainError> {
+        self.control.enter(Phase::Checkpoint);
+        self.uploader.finish(&self.control)
     }
 
     /// Leaves the ring in order, once the right neighbour has everything that it needs.

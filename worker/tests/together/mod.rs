@@ -1,7 +1,12 @@
 //! A whole job in one process: the real engine, service and ledger, and real workers, each with a
 //! runtime of its own, so that one can die alone as a process does.
 
+#![expect(dead_code, reason = "each test file uses its own share")]
+
+pub(crate) mod hooked;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -26,7 +31,8 @@ use convoy_worker::peer::{self, Vault};
 use convoy_worker::ring::RingServer;
 use convoy_worker::session::Introduction;
 use convoy_worker::state;
-use convoy_worker::train::{Fault, Moment, TrainError};
+use convoy_worker::train::{Fault, Mishap, Moment, TrainError};
+use hooked::{Hook, Hooked};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
@@ -82,8 +88,42 @@ impl Life {
     }
 }
 
+/// Somebody dies when it has begun to give its state.
 struct DyingDonor {
-    life: Life,
+    life: Arc<Mutex<Option<Life>>>,
+}
+
+/// The run's checkpoints, which can be made unreachable.
+#[derive(Clone)]
+pub(crate) struct Switch {
+    there: PathBuf,
+    away: PathBuf,
+}
+
+impl Switch {
+    /// From now on nothing can be written or read below `checkpoints/`, as when a disk is gone: a
+    /// file is there in place of the folder.
+    pub(crate) fn off(&self) {
+        std::fs::create_dir_all(&self.there).unwrap();
+        std::fs::rename(&self.there, &self.away).unwrap();
+        std::fs::write(&self.there, "not a folder").unwrap();
+    }
+
+    /// All is as it was.
+    pub(crate) fn on(&self) {
+        std::fs::remove_file(&self.there).unwrap();
+        std::fs::rename(&self.away, &self.there).unwrap();
+    }
+
+    /// Off, and on again after a while.
+    pub(crate) fn off_for(&self, time: Duration) {
+        self.off();
+        let this = self.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            this.on();
+        });
+    }
 }
 
 #[tonic::async_trait]
@@ -100,11 +140,13 @@ impl Peer for DyingDonor {
         let head = pb::StateHead { shared_json, boundary: None };
         let kind = Some(pb::state_piece::Kind::Head(head));
         to.send(Ok(pb::StatePiece { kind })).await.unwrap();
-        let life = self.life.clone();
+        let life = Arc::clone(&self.life);
         std::thread::spawn(move || {
             // Not before the head is there.
             std::thread::sleep(Duration::from_millis(50));
-            life.end();
+            if let Some(life) = life.lock().unwrap().take() {
+                life.end();
+            }
             drop(to);
         });
         Ok(Response::new(ReceiverStream::new(pieces)))
@@ -168,7 +210,16 @@ impl Job {
         Self::start(folder, workers, extra)
     }
 
+    /// A job in whose ledger something is planted.
+    pub(crate) fn with_ledger(workers: u32, extra: &[&str], hook: Hook) -> Self {
+        Self::start_with(Arc::new(tempfile::tempdir().unwrap()), workers, extra, hook)
+    }
+
     fn start(folder: Arc<TempDir>, workers: u32, extra: &[&str]) -> Self {
+        Self::start_with(folder, workers, extra, Hook::none())
+    }
+
+    fn start_with(folder: Arc<TempDir>, workers: u32, extra: &[&str], hook: Hook) -> Self {
         let place = folder.path().display();
         let data = data().path().display();
         let text = format!(
@@ -202,7 +253,8 @@ impl Job {
                 workers: opened.plan.workers,
                 ..Facts::default()
             };
-            let (engine, job) = engine::start(opened.plan, opened.ledger);
+            let ledger = Hooked { ledger: opened.ledger, hook };
+            let (engine, job) = engine::start(opened.plan, ledger);
             let service = Service::new(engine.clone(), facts).into_server();
             tokio::spawn(rpc::server().add_service(service).serve_with_incoming(incoming));
             (bound.into(), engine, job)
@@ -221,7 +273,21 @@ impl Job {
 
     /// One that dies when it has begun to give its state to a peer.
     pub(crate) fn join_as_dying_donor(&self, name: &str, plant: Plant) -> Node {
-        self.join_beside(name, plant, |_, life| Routes::new(PeerServer::new(DyingDonor { life })))
+        self.join_beside(name, plant, |_, life| {
+            let life = Arc::new(Mutex::new(Some(life)));
+            Routes::new(PeerServer::new(DyingDonor { life }))
+        })
+    }
+
+    /// One whose peer dies when it has begun to take this one's state, once it is known who that is.
+    pub(crate) fn join_as_donor_of(
+        &self,
+        name: &str,
+        plant: Plant,
+        taker: &Arc<Mutex<Option<Life>>>,
+    ) -> Node {
+        let life = Arc::clone(taker);
+        self.join_beside(name, plant, |_, _| Routes::new(PeerServer::new(DyingDonor { life })))
     }
 
     fn join_beside(
@@ -235,6 +301,12 @@ impl Job {
         let life = Life { runtime: Arc::new(Mutex::new(Some(runtime))) };
         let (trigger, shutdown) = shutdown::channel();
         let (watched, diary) = (life.clone(), Arc::clone(&self.diary));
+        let (plant, uploading) = (Arc::new(plant), life.clone());
+        let planted = Arc::clone(&plant);
+        let mishap: Mishap = Arc::new(move |moment, position| {
+            // Whoever dies there ends with its runtime.
+            let _ = planted(&uploading, moment, position);
+        });
         let fault: Fault = Arc::new(move |moment, position, net: &mut Net| {
             if moment == Moment::Committed {
                 let digest = state::digest(net, &state::layout(net)).unwrap();
@@ -260,9 +332,8 @@ impl Job {
                 expect_config: None,
                 bf16_units: false,
             };
-            let fault = Some(fault);
-            let settings =
-                Settings { coordinator, patience: SOON, who, device: Device::CPU, fault };
+            let (fault, mishap, device) = (Some(fault), Some(mishap), Device::CPU);
+            let settings = Settings { coordinator, patience: SOON, who, device, fault, mishap };
             let _ = tell.send(agent::run(settings, ring, vault, shutdown).await);
         });
         Node { life, code, trigger }
@@ -287,6 +358,33 @@ impl Job {
         self.outcome.recv_timeout(SOON).expect("the job ends")
     }
 
+    /// The way to make the run's checkpoints unreachable.
+    pub(crate) fn switch(&self) -> Switch {
+        let run = self.folder.path().join("run");
+        Switch { there: run.join("checkpoints"), away: run.join("checkpoints.away") }
+    }
+
+    /// The folder of the run and what belongs to it.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Every checkpoint that there is, oldest first; each byte of each is right.
+    pub(crate) fn all_checkpoints(&self) -> Vec<Manifest> {
+        let catalogue = Checkpoints::new(Store::open(&self.config.run.url).unwrap());
+        self.runtime.block_on(async {
+            let listing = catalogue.list().await.unwrap();
+            assert!(listing.skipped.is_empty(), "{:?}", listing.skipped);
+            let mut all = Vec::new();
+            for it in listing.checkpoints.iter().rev() {
+                let manifest = catalogue.read(&it.path).await.unwrap();
+                catalogue.verify(&manifest).await.unwrap();
+                all.push(manifest);
+            }
+            all
+        })
+    }
+
     /// The newest checkpoint.
     pub(crate) fn checkpoint(&self) -> Manifest {
         let catalogue = Checkpoints::new(Store::open(&self.config.run.url).unwrap());
@@ -301,6 +399,11 @@ impl Job {
 }
 
 impl Node {
+    /// What ends it.
+    pub(crate) fn life(&self) -> Life {
+        self.life.clone()
+    }
+
     /// As SIGTERM does.
     pub(crate) fn ask_to_leave(&self) {
         self.trigger.request(Urgency::Orderly, "SIGTERM");

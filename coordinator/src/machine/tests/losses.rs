@@ -236,6 +236,33 @@ fn a_checkpoint_that_is_abandoned_with_its_generation_is_owed_by_the_next() {
 }
 
 #[test]
+fn what_one_generation_could_not_store_the_next_one_may() {
+    // A part that could not be stored, and a manifest: before the next generation and in it.
+    for lost in 0..3 {
+        let mut job = Job::training(2);
+        let failed = Event::ManifestFailed { position: at(0, 5), error: "no".to_owned() };
+        if lost == 0 {
+            job.say(0, part_failed(at(0, 5), "no"));
+        } else {
+            job.all_say(|number| part(at(0, 5), number));
+            assert_eq!(job.publications().len(), 1);
+        }
+        if lost == 1 {
+            job.on(failed.clone());
+        }
+        job.gone(1).say(0, left(reached(0, 5), None)).say(0, ready_as_before());
+        if lost == 2 {
+            job.on(failed);
+            assert!(matches!(job.notes()[..], [Note::CheckpointAbandoned { .. }]));
+        }
+        job.on(Event::StopRequested { reason: "SIGTERM".to_owned() });
+        job.say(0, part(at(0, 5), 0)).say(0, end(at(0, 5), Cause::Stopped));
+        job.on(Event::ManifestPublished(kept(at(0, 5))));
+        assert_eq!(job.outcome().exit_code, exit::STOPPED, "{lost}");
+    }
+}
+
+#[test]
 fn the_job_ends_even_if_dismissed_workers_do_not_leave() {
     let mut job = Job::training(2);
     job.say(1, failed(exit::BAD_INPUT));

@@ -18,6 +18,8 @@ enum Act {
     Interrupt,
     Publish,
     FailToPublish,
+    StoreFails,
+    StoreWorks,
     Drop(u8),
     Pass(u16),
 }
@@ -30,6 +32,7 @@ enum Word {
     Part(u32),
     OddPart(u32),
     PartFailed(u32),
+    PartDelayed,
     Failed(u8),
     Left(Option<(u32, bool)>, bool, Option<u8>),
     Finished(u32, u8, u8),
@@ -44,6 +47,7 @@ fn word() -> impl Strategy<Value = Word> {
         6 => (18u32..21).prop_map(Word::Part),
         1 => (18u32..21).prop_map(Word::OddPart),
         1 => (18u32..21).prop_map(Word::PartFailed),
+        1 => Just(Word::PartDelayed),
         1 => (1u32..3, 1u32..20).prop_map(|(number, step)| Word::Dropped(number, step)),
         1 => (1u8..80).prop_map(Word::Failed),
         6 => (
@@ -69,6 +73,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => prop_oneof![3 => Just(Act::Publish), 1 => Just(Act::Interrupt)],
         4 => Just(Act::Publish),
         1 => Just(Act::FailToPublish),
+        1 => prop_oneof![Just(Act::StoreFails), Just(Act::StoreWorks)],
         1 => (0u8..3).prop_map(Act::Drop),
         2 => (0u16..4000).prop_map(Act::Pass),
     ]
@@ -83,6 +88,7 @@ fn report(who: u64, word: &Word) -> Report {
         Word::Part(step) => part(position(step), who),
         Word::OddPart(step) => part_of(position(step), who, "bad"),
         Word::PartFailed(step) => part_failed(position(step), "no"),
+        Word::PartDelayed => Report::PartDelayed { error: "no".to_owned(), hint: None },
         Word::Dropped(number, step) => Report::DropApplied { number, position: position(step) },
         Word::Failed(exit_code) => {
             let error = "broken".to_owned();
@@ -176,6 +182,12 @@ impl World {
                 if let Some(position) = self.publishing.pop() {
                     self.job.on(Event::ManifestFailed { position, error: "no".to_owned() });
                 }
+            }
+            Act::StoreFails => {
+                self.job.on(Event::StoreFails { error: "no".to_owned(), hint: None });
+            }
+            Act::StoreWorks => {
+                self.job.on(Event::StoreWorks);
             }
             Act::Drop(outcome) => {
                 let (request, reason) = (self.next, "asked".to_owned());
