@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use convoy_common::ids::Position;
+use convoy_common::ids::{Position, Term};
 use convoy_common::schedule::ManualDrop;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) enum Entry {
     Publish(Box<Publication>),
-    Prune,
+    Prune { living: Term },
     Fingerprint(String),
     LogDrop { drop: ManualDrop, reason: String },
     RecordDrop { number: u32, position: Position },
@@ -41,7 +41,7 @@ pub(super) fn start(
                     // Without an engine nobody needs to know.
                     let _ = engine.send(Input::Event(event)).await;
                 }
-                Entry::Prune => prune(&mut ledger).await,
+                Entry::Prune { living } => prune(&mut ledger, living).await,
                 Entry::Fingerprint(it) => record(&mut ledger, &it).await,
                 Entry::LogDrop { drop, reason } => {
                     let event = log_drop(&mut ledger, drop, &reason).await;
@@ -108,8 +108,8 @@ fn late() -> String {
     format!("the store did not take the override log's entry within {} s", PATIENCE.as_secs())
 }
 
-async fn prune(ledger: &mut impl Ledger) {
-    match timeout(PATIENCE, ledger.prune()).await {
+async fn prune(ledger: &mut impl Ledger, living: Term) {
+    match timeout(PATIENCE, ledger.prune(living)).await {
         Ok(Ok(pruned)) if pruned.removed.is_empty() && pruned.swept == 0 => {}
         Ok(Ok(pruned)) => tracing::info!(
             removed = pruned.removed.join(" "),
