@@ -16,6 +16,8 @@ pub const NON_FINITE: u8 = 70;
 pub const WORKER_LOST: u8 = 71;
 /// Workers held different states; the job ended at the last checkpoint on which they agreed.
 pub const DIVERGED: u8 = 72;
+/// Another coordinator works on the run, or has taken it over.
+pub const SUPERSEDED: u8 = 73;
 /// Stopped by a signal or by `convoy stop`, after a checkpoint.
 pub const STOPPED: u8 = 75;
 /// A second signal: stopped at once, without a checkpoint.

@@ -258,10 +258,11 @@ fn a_coordinator_that_refuses_its_config_ends_the_launch_with_its_words_and_code
 }
 
 #[test]
-fn a_crashed_coordinator_is_named_and_the_job_ends() {
-    let mut job = Job::start("crashes", &[]);
+fn a_coordinator_that_crashes_again_and_again_is_named_and_the_job_ends() {
+    let mut job = Job::start("crashes", &["--restarts", "1"]);
     assert_eq!(job.wait(SOON).code(), Some(1), "{}", job.stderr());
     assert!(job.stderr().contains("SIGSEGV"), "{}", job.stderr());
+    assert!(job.stderr().contains("coordinator died and is started again"), "{}", job.stderr());
     assert_eq!(job.left(), Vec::<u32>::new());
 }
 

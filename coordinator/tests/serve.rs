@@ -161,13 +161,41 @@ async fn one_run_has_one_coordinator_at_a_time() {
     let place = Place::new().await;
     let (mut process, address) = Process::start(&place, &[]);
     let (code, said) = fails(&place, &[]);
-    assert_eq!(code, i32::from(exit::FAILURE));
+    assert_eq!(code, i32::from(exit::SUPERSEDED));
     assert!(said.contains(&format!("a coordinator at {address} works on the run")), "{said}");
-    assert!(said.contains("hint: stop that one first"), "{said}");
+    assert!(said.contains("hint: it needs no other"), "{said}");
     process.signal(Signal::TERM);
     assert_eq!(process.ends(), i32::from(exit::STOPPED));
     // Its address answers no more, so the next one may begin.
     let (_process, _) = Process::start(&place, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_started_at_once_exactly_one_stays() {
+    let place = Place::new().await;
+    for _ in 0..3 {
+        let mut all: Vec<Process> =
+            (0..3).map(|_| Process { child: command(&place, &[]).spawn().unwrap() }).collect();
+        let due = Instant::now() + SOON;
+        let mut ended = Vec::new();
+        while ended.len() < 2 {
+            assert!(Instant::now() < due, "they do not come to terms: {ended:?}");
+            std::thread::sleep(Duration::from_millis(20));
+            all.retain_mut(|it| match it.child.try_wait().unwrap() {
+                Some(status) => {
+                    ended.push(status.code());
+                    false
+                }
+                None => true,
+            });
+        }
+        assert_eq!(ended, [Some(i32::from(exit::SUPERSEDED)); 2]);
+        // The other one does not give way.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(all[0].child.try_wait().unwrap(), None);
+        all[0].signal(Signal::TERM);
+        assert_eq!(all[0].ends(), i32::from(exit::STOPPED));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

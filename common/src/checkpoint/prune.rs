@@ -50,7 +50,22 @@ impl Checkpoints {
         keep: Keep,
         living: Term,
     ) -> Result<Pruned, CheckpointError> {
-        self.still_in(living).await?;
+        self.prune_below(lineage, keep, living, living).await
+    }
+
+    /// The same for a coordinator of term `own` whose workers still upload parts of term `living`: it
+    /// went on with a generation of an earlier coordinator.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Superseded`] if `own` is over, and those of the store.
+    pub async fn prune_below(
+        &self,
+        lineage: Lineage,
+        keep: Keep,
+        own: Term,
+        living: Term,
+    ) -> Result<Pruned, CheckpointError> {
+        self.still_in(own).await?;
         let folders = self.folders(lineage).await?;
         let mut pruned = Pruned::default();
         for path in self.superfluous(&folders, keep).await? {

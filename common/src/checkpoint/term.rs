@@ -61,8 +61,17 @@ impl Checkpoints {
     /// # Errors
     /// Those of the store.
     pub async fn claim_next(&self, address: &str) -> Result<Claim, CheckpointError> {
+        self.claim(Term(self.next_number(FOLDER).await?), address).await
+    }
+
+    /// Claims that term, the one after the newest that the caller has looked at. Whoever claims the
+    /// next one without a look at what came between would take it from a coordinator that lives.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn claim(&self, term: Term, address: &str) -> Result<Claim, CheckpointError> {
         let record = TermRecord {
-            term: Term(self.next_number(FOLDER).await?),
+            term,
             owner: nonce::unique(),
             address: address.to_owned(),
             started: super::now(),

@@ -6,6 +6,7 @@
 //! | `liveness_timeout` | 3 s | the heartbeat interval | a worker in good health would be lost |
 //! | `ring_timeout` | 30 s | `liveness_timeout` | a worker's death would be blamed on its neighbours' ring |
 //! | `prepare_timeout` | 2 min | `liveness_timeout` | the same, while state is loaded |
+//! | `coordinator_timeout` | 10 min | `liveness_timeout` | a coordinator that is late would end the job |
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub(super) struct Order {
 }
 
 /// The lines of the table that compare two fields.
-pub(super) const ORDERS: [Order; 2] = [
+pub(super) const ORDERS: [Order; 3] = [
     Order {
         longer: "cluster.ring_timeout",
         shorter: "cluster.liveness_timeout",
@@ -30,5 +31,10 @@ pub(super) const ORDERS: [Order; 2] = [
         longer: "cluster.prepare_timeout",
         shorter: "cluster.liveness_timeout",
         because: "a dead worker must be noticed before the others' preparation runs out",
+    },
+    Order {
+        longer: "cluster.coordinator_timeout",
+        shorter: "cluster.liveness_timeout",
+        because: "workers must not stop because of a coordinator that is late for once",
     },
 ];

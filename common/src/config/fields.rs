@@ -357,6 +357,12 @@ pub(super) const FIELDS: &[Field] = &[
         r#""30s""#,
         "how long a step waits for a neighbour; more than liveness_timeout",
     ),
+    field(
+        "cluster.coordinator_timeout",
+        Kind::Duration,
+        r#""10m""#,
+        "workers go on so long without a coordinator, then stop; more than liveness_timeout",
+    ),
     field("cluster.ring_chunk", Kind::Size, r#""256KiB""#, "one message on the ring, 4KiB to 4MiB"),
     field(
         "cluster.allow_mixed_numerics",

@@ -392,6 +392,11 @@ fn one_crop() -> u32 {
     1
 }
 
+/// What records from before workers could outlive a coordinator mean.
+fn coordinator_timeout() -> Duration {
+    Duration::from_secs(600)
+}
+
 /// `[checkpoint]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -441,6 +446,9 @@ pub struct Cluster {
     /// How long a step may wait for a neighbour in the ring.
     #[serde(with = "super::duration")]
     pub ring_timeout: Duration,
+    /// How long workers go on without a coordinator before they stop.
+    #[serde(default = "coordinator_timeout", with = "super::duration")]
+    pub coordinator_timeout: Duration,
     /// Bytes of one chunk on the ring.
     pub ring_chunk: u64,
     /// Let workers in that compute other bits than the run's first one.

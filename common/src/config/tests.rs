@@ -299,6 +299,10 @@ fn impossible_values_are_refused() {
         ("cluster.insecure=1", "cluster.insecure: must be true or false, is 1"),
         ("cluster.liveness_timeout=1s", "cluster.liveness_timeout: must exceed 1s, is 1s"),
         (
+            "cluster.coordinator_timeout=2s",
+            "cluster.coordinator_timeout: must exceed cluster.liveness_timeout, 3s, is 2s",
+        ),
+        (
             "cluster.ring_timeout=3s",
             "cluster.ring_timeout: must exceed cluster.liveness_timeout, 3s, is 3s",
         ),

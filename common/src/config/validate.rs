@@ -223,6 +223,8 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         prepare_timeout: reader.duration("cluster.prepare_timeout", MILLISECOND..=24 * HOUR),
         liveness_timeout: reader.duration("cluster.liveness_timeout", MILLISECOND..=HOUR),
         ring_timeout: reader.duration("cluster.ring_timeout", MILLISECOND..=24 * HOUR),
+        coordinator_timeout: reader
+            .duration("cluster.coordinator_timeout", MILLISECOND..=24 * HOUR),
         ring_chunk: reader.size("cluster.ring_chunk", 4096..=4 << 20),
         allow_mixed_numerics: reader.flag("cluster.allow_mixed_numerics"),
     };
@@ -265,6 +267,7 @@ fn deadlines(reader: &mut Reader<'_>, cluster: &Cluster) {
     let of = |key: &str| match key {
         LIVENESS => cluster.liveness_timeout,
         "cluster.prepare_timeout" => cluster.prepare_timeout,
+        "cluster.coordinator_timeout" => cluster.coordinator_timeout,
         _ => cluster.ring_timeout,
     };
     for order in &ORDERS {

@@ -34,6 +34,7 @@ Exit codes (the coordinator's):
    70  a loss or gradient was not finite
    71  a worker was lost; the last checkpoint is intact
    72  workers held different states; the last checkpoint they agreed on is intact
+   73  another coordinator works on the run
    75  stopped by a signal, after a checkpoint
   130  ended at once by a second signal, or not ended within --grace")]
 pub(crate) struct Args {
@@ -74,7 +75,8 @@ pub(crate) struct Args {
     /// How long the job may take to end after the first signal
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// How often each worker that dies is started again; the others train on meanwhile
+    /// How often the coordinator and each worker are started again when they die; the others train
+    /// on meanwhile
     #[arg(long, value_name = "N", default_value_t = 3)]
     restarts: u32,
     /// The worker program [default: convoy-worker beside this program]

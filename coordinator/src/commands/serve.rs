@@ -5,27 +5,34 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use convoy_common::checkpoint::Claim;
 use convoy_common::config::{self, Decay, RunConfig};
 use convoy_common::exit;
 use convoy_common::failure::{Explain, Failure};
+use convoy_common::ids::Term;
 use convoy_common::rpc::{self, Address};
 use convoy_common::shutdown::{self, Shutdown};
 use convoy_common::telemetry::{self, Format, Telemetry};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::engine::{self, Handle, Input};
-use crate::ledger::{self, Fencing, Origin};
-use crate::machine::{Event, Outcome};
-use crate::service::{self, Facts, Service};
+use crate::ledger::{self, Fence, Fencing, Origin};
+use crate::machine::{Ending, Event, Outcome};
+use crate::service::{self, Facts, Reception, Service};
 
 /// For calls to close after the job's end; workers have had their moment before.
 const LAST_CALLS: Duration = Duration::from_secs(2);
+/// For the store to say, at the end, whether another coordinator has the run.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+/// Terms that are claimed in vain before this coordinator gives up.
+const CLAIMS: u32 = 20;
 
 /// Coordinates one job: waits for its workers, keeps its checkpoints, ends when it ends
 ///
-/// A run that exists goes on from its newest good checkpoint. SIGINT or SIGTERM takes a checkpoint
+/// A run that exists goes on: with the workers that still train it since their coordinator was lost, or
+/// else from its newest good checkpoint. SIGINT or SIGTERM takes a checkpoint
 /// and ends the job; a second one ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -36,8 +43,8 @@ Examples:
   convoy-worker join --coordinator http://10.0.0.1:7070   (on each worker's machine)
 
 Exit codes: 0 complete, 64 bad input, 69 store out of reach or too few workers, 70 a loss or
-gradient was not finite, 71 a worker was lost, 72 workers held different states, 75 stopped after a
-checkpoint, 130 interrupted.")]
+gradient was not finite, 71 a worker was lost, 72 workers held different states, 73 another
+coordinator works on the run or took it over, 75 stopped after a checkpoint, 130 interrupted.")]
 pub(crate) struct Args {
     /// The config, a TOML file
     config: PathBuf,
@@ -128,29 +135,35 @@ async fn serve(args: Args, config: RunConfig, telemetry: &Telemetry) -> Result<u
         // Whoever reads JSON from standard error keeps it, too: the launcher writes that file.
         telemetry.write_file(&config.log_folder())?;
     }
-    let opening = open(&args, config, &address);
-    let (opened, facts, bound, incoming) = tokio::select! {
-        opened = opening => opened?,
+    // Bound before the run is touched: a port that is taken leaves no trace in it. Served from then on:
+    // another coordinator that is started meanwhile must find that this one lives.
+    let (bound, incoming) = rpc::bind(&address).await?;
+    let (own, reception) = (bound.to_string(), Reception::default());
+    let (over, ended) = oneshot::channel::<()>();
+    let server = tokio::spawn(
+        rpc::server()
+            .add_service(Service::behind(reception.clone()).into_server())
+            .serve_with_incoming_shutdown(incoming, async {
+                // An end of the job and a dropped sender are the same here.
+                let _ = ended.await;
+            }),
+    );
+    let (opened, facts) = tokio::select! {
+        opened = open(&args, config, &own, &reception) => opened?,
         request = shutdown.requested() => {
             info!(reason = request.reason, "stopped before the job began");
             return Ok(exit::STOPPED);
         }
     };
 
+    let fence = opened.fence;
     let (engine, job) = engine::start(opened.plan, opened.ledger);
-    let (over, ended) = oneshot::channel::<()>();
-    let server = tokio::spawn(
-        rpc::server()
-            .add_service(Service::new(engine.clone(), facts).into_server())
-            .serve_with_incoming_shutdown(incoming, async {
-                // An end of the job and a dropped sender are the same here.
-                let _ = ended.await;
-            }),
-    );
+    reception.open(engine.clone(), facts);
+    tokio::spawn(service::watch(fence.clone(), engine.clone()));
     if let Some(path) = &args.address_file {
-        write_address(path, &bound.to_string())?;
+        write_address(path, &own)?;
     }
-    info!(address = %bound, "listening");
+    info!(address = own, "listening");
     tokio::spawn(obey(shutdown, engine));
 
     let outcome: Outcome = job.await.map_err(|error| Failure::new(exit::FAILURE, error))?;
@@ -160,30 +173,47 @@ async fn serve(args: Args, config: RunConfig, telemetry: &Telemetry) -> Result<u
         Ok(_) => {}
         Err(_) => warn!("some calls are still open; not waiting for them"),
     }
-    Ok(outcome.exit_code)
+    Ok(if outcome.kind == Ending::Failed && is_over(&fence).await {
+        // Whatever it took its workers' leaving for: they have another coordinator.
+        exit::SUPERSEDED
+    } else {
+        outcome.exit_code
+    })
 }
 
-type Bound = (ledger::Opened, Facts, std::net::SocketAddr, tonic::transport::server::TcpIncoming);
+/// Whether a later term has begun, as far as the store says so.
+async fn is_over(fence: &Fence) -> bool {
+    match timeout(LAST_LOOK, fence.later_term()).await {
+        Ok(Ok(Some(newest))) => {
+            let address = newest.address;
+            let hint = format!("ask that one: convoy status {address}");
+            error!(term = newest.term.0, address, hint, "another coordinator has the run");
+            true
+        }
+        _ => false,
+    }
+}
 
 /// Everything between the config and the first worker.
-async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound, Failure> {
+async fn open(
+    args: &Args,
+    config: RunConfig,
+    address: &str,
+    reception: &Reception,
+) -> Result<(ledger::Opened, Facts), Failure> {
     let origin = match (&args.from, &args.replay) {
         (Some(checkpoint), _) => Origin::Checkpoint(checkpoint.clone()),
         (None, Some(url)) => Origin::Replay(url.clone()),
         (None, None) if args.fresh => Origin::Fresh,
         (None, None) => Origin::Newest,
     };
-    // Bound before the run is touched: a port that is taken leaves no trace in it.
-    let (bound, incoming) = rpc::bind(address).await?;
     let fencing = if args.unfenced { Fencing::DoneWithout } else { Fencing::Required };
     let run = ledger::open(config, origin, fencing).await?;
-    if let Some(newest) = run.newest_term().await?
-        && service::is_served_by(&newest.address, run.url(), newest.term.0).await
-    {
-        return Err(run.occupied_by(&newest).into());
-    }
     let (url, config) = (run.url().to_owned(), run.config().clone());
-    let opened = run.take_over(&bound.to_string()).await?;
+    reception.opens(&config.run.name, &url);
+    let term = claim(&run, address).await?;
+    reception.claimed(term);
+    let opened = run.begin(term).await?;
     let facts = Facts {
         run: config.run.name.clone(),
         url,
@@ -200,7 +230,30 @@ async fn open(args: &Args, config: RunConfig, address: &Address) -> Result<Bound
             _ => 10.0,
         },
     };
-    Ok((opened, facts, bound, incoming))
+    Ok((opened, facts))
+}
+
+/// Claims the next term, unless the coordinator of the newest one answers. A claim that another won is
+/// followed by a look at that one; it may have died since.
+async fn claim(run: &ledger::Run, address: &str) -> Result<Term, Failure> {
+    let mut newest = run.newest_term().await?;
+    for _ in 0..CLAIMS {
+        if let Some(other) = &newest
+            // Who listened here before is gone.
+            && other.address != address
+            && service::is_served_by(&other.address, run.url(), other.term.0).await
+        {
+            return Err(run.occupied_by(other).into());
+        }
+        match run.claim(newest.as_ref(), address).await? {
+            Claim::Won(record) => return Ok(record.term),
+            Claim::Lost(other) => newest = Some(other),
+        }
+    }
+    Err(newest.map_or_else(
+        || Failure::new(exit::FAILURE, "no term could be claimed"),
+        |other| run.occupied_by(&other).into(),
+    ))
 }
 
 /// Turns signals into the engine's events.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use convoy_common::failure::Explain as _;
-use convoy_common::ids::Position;
+use convoy_common::ids::{Position, Term};
 use convoy_common::schedule::ManualDrop;
 use convoy_common::store::Backoff;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ const BACKLOG: usize = 4;
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     Publish(Box<Publication>),
-    Prune,
+    Prune { living: Term },
     Fingerprint(String),
     LogDrop { drop: ManualDrop, reason: String },
     RecordDrop { number: u32, position: Position },
@@ -133,7 +133,7 @@ impl<L: Ledger> Books<L> {
     }
 
     async fn put_off(&mut self, entry: Entry) {
-        let prunes = |it: &Entry| matches!(it, Entry::Prune);
+        let prunes = |it: &Entry| matches!(it, Entry::Prune { .. });
         if prunes(&entry) && self.waiting.iter().any(prunes) {
             return;
         }
@@ -170,7 +170,7 @@ impl<L: Ledger> Books<L> {
     async fn make_in_time(&mut self, entry: &Entry) -> Tried {
         match entry {
             Entry::Publish(publication) => self.publish(publication).await,
-            Entry::Prune => self.prune().await,
+            Entry::Prune { living } => self.prune(*living).await,
             Entry::Fingerprint(fingerprint) => self.record(fingerprint).await,
             Entry::LogDrop { drop, reason } => {
                 let number = drop.number;
@@ -222,8 +222,8 @@ impl<L: Ledger> Books<L> {
         Tried::Settled(None)
     }
 
-    async fn prune(&mut self) -> Tried {
-        match self.ledger.prune().await {
+    async fn prune(&mut self, living: Term) -> Tried {
+        match self.ledger.prune(living).await {
             Ok(pruned) if pruned.removed.is_empty() && pruned.swept == 0 => {}
             Ok(pruned) => tracing::info!(
                 removed = pruned.removed.join(" "),

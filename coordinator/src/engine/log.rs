@@ -53,6 +53,26 @@ pub(super) fn tell(note: &Note) {
                 "generation formed"
             );
         }
+        Note::Adopted { generation, roster, missing, position, whole } => {
+            let roster: Vec<&str> = roster.iter().map(|it| it.name.as_str()).collect();
+            let (roster, missing) = (roster.join(" "), missing.join(" "));
+            let (epoch, step) = (position.epoch, position.step);
+            if *whole {
+                info!(%generation, roster, epoch, step, "adopted the running generation");
+            } else {
+                warn!(
+                    %generation,
+                    roster,
+                    missing,
+                    epoch,
+                    step,
+                    "adopted what is left of the running generation; it regroups"
+                );
+            }
+        }
+        Note::StartsAfresh { name, reason } => {
+            warn!(worker = name, reason, "worker drops what it holds and begins anew");
+        }
         Note::Ready { name, ready, of } => info!(worker = name, ready, of, "worker ready"),
         Note::Began { generation, state_digest } => {
             info!(%generation, state_digest, "training begins");

@@ -36,6 +36,8 @@ const INBOX: usize = 1024;
 const LINE: usize = 64;
 /// Between two looks at the deadlines.
 const TICK: Duration = Duration::from_millis(250);
+/// Between two signs of life that workers get.
+const PULSE: Duration = Duration::from_secs(1);
 /// For checkpoints being removed when the job is over.
 const LAST_ENTRIES: Duration = Duration::from_secs(10);
 
@@ -62,6 +64,8 @@ pub enum Outgoing {
     Order(Order),
     /// To one that was not.
     Refusal(Refusal),
+    /// This coordinator lives.
+    Pulse,
 }
 
 /// The way to a running engine; clones reach the same one.
@@ -124,9 +128,12 @@ impl Engine {
     async fn run(mut self, mut inbox: mpsc::Receiver<Input>) -> Outcome {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(input) = inbox.recv() => self.take(input),
+                _ = pulse.tick() => self.beat(),
                 _ = tick.tick() => {
                     // What has arrived counts before it is judged whether it is late.
                     for _ in 0..INBOX {
@@ -141,6 +148,13 @@ impl Engine {
                 self.status.send_replace(self.machine.status(self.started.elapsed()));
                 return outcome.clone();
             }
+        }
+    }
+
+    /// One who does not read it is found out by an order.
+    fn beat(&self) {
+        for line in self.lines.values() {
+            let _ = line.try_send(Outgoing::Pulse);
         }
     }
 
@@ -198,9 +212,9 @@ impl Engine {
                     Event::DropNotRecorded { number, error }
                 })
             }
-            Effect::Prune => {
+            Effect::Prune { living } => {
                 // The next checkpoint prunes for this one, too.
-                let _ = self.entries.try_send(Entry::Prune);
+                let _ = self.entries.try_send(Entry::Prune { living });
                 None
             }
             Effect::RecordFingerprint(fingerprint) => {

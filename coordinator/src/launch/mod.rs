@@ -43,6 +43,8 @@ use supervisor::{Event, Notice, Order, Patience, Supervisor, Who};
 
 /// How long the coordinator may take to say where it listens.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
+/// The same for one that is started again; nobody waits for it meanwhile.
+const LATER_ADDRESS_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the launcher's last lines may take to be printed.
 const PRINT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -127,6 +129,7 @@ pub(crate) fn run(launch: &Launch) -> Result<ExitCode, Failure> {
             children: Vec::new(),
             follower: None,
             coordinator: None,
+            address_due: None,
         };
         job.supervise().await
     });
@@ -164,44 +167,40 @@ struct Job<'a> {
     follower: Option<tokio::task::JoinHandle<()>>,
     /// Where it listens, once it has said so.
     coordinator: Option<String>,
+    /// Until when it may say so, if it has not.
+    address_due: Option<TokioInstant>,
 }
 
 impl Job<'_> {
     async fn supervise(&mut self) -> Result<u8, LaunchError> {
         let mut signals = Signals::listen().map_err(LaunchError::Runtime)?;
         let (events, mut inbox) = mpsc::channel(16);
-        self.start_coordinator(&events)?;
-        let address = address::written_in(self.address_file.clone());
-        tokio::pin!(address);
-        let mut waiting = true;
-        let address_due = TokioInstant::now() + ADDRESS_PATIENCE;
+        self.start_coordinator(true, &events)?;
         loop {
             let timer = self.supervisor.deadline().map(TokioInstant::from_std);
+            let address_due = self.address_due;
+            let never = TokioInstant::now();
             let event = tokio::select! {
                 name = signals.next() => {
                     tracing::info!(signal = name, "signal received");
                     Event::StopWanted
                 }
                 Some(event) = inbox.recv() => event,
-                address = &mut address, if waiting => {
-                    waiting = false;
-                    match self.start_workers(&address, &events) {
-                        Ok(()) => continue,
+                address = address::written_in(self.address_file.clone()), if address_due.is_some() => {
+                    match self.listens(&address, &events) {
+                        Ok(()) => Event::Listening,
                         Err(error) => {
                             tracing::error!(error = %error, "worker cannot be started");
                             Event::Broken
                         }
                     }
                 }
-                () = sleep_until(address_due), if waiting => {
-                    waiting = false;
-                    tracing::error!(
-                        seconds = ADDRESS_PATIENCE.as_secs(),
-                        "coordinator did not say where it listens"
-                    );
+                () = sleep_until(address_due.unwrap_or(never)), if address_due.is_some() => {
+                    self.address_due = None;
+                    tracing::error!("coordinator did not say in time where it listens");
                     Event::Broken
                 }
-                () = sleep_until(timer.unwrap_or(address_due)), if timer.is_some() => Event::Timer,
+                () = sleep_until(timer.unwrap_or(never)), if timer.is_some() => Event::Timer,
             };
             if let Some(code) = self.take_in(event, &events) {
                 return Ok(code);
@@ -232,6 +231,12 @@ impl Job<'_> {
                         tracing::error!(error = %error, "worker cannot be started again");
                     }
                 }
+                Order::RestartCoordinator => {
+                    if let Err(error) = self.start_coordinator(false, events) {
+                        tracing::error!(error = %error, "coordinator cannot be started again");
+                        return self.take_in(Event::Broken, events);
+                    }
+                }
                 Order::KillAll => self.children.iter().for_each(|(_, child)| child.kill()),
                 Order::Say(notice) => self.say(notice),
                 Order::Exit(code) => {
@@ -245,8 +250,17 @@ impl Job<'_> {
         None
     }
 
-    fn start_coordinator(&mut self, events: &mpsc::Sender<Event>) -> Result<(), LaunchError> {
+    /// The first one is told how the run is to begin; for a later one, it has begun.
+    fn start_coordinator(
+        &mut self,
+        first: bool,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), LaunchError> {
         let launch = self.launch;
+        // Where the one before listened is of no use.
+        let _ = std::fs::remove_file(&self.address_file);
+        let patience = if first { ADDRESS_PATIENCE } else { LATER_ADDRESS_PATIENCE };
+        self.address_due = Some(TokioInstant::now() + patience);
         let file = std::fs::read_to_string(&launch.config).unwrap_or_default();
         let named = plan::names_bind(&file, &launch.overrides)
             || std::env::var_os("CONVOY_CLUSTER_BIND").is_some();
@@ -255,9 +269,9 @@ impl Job<'_> {
             overrides: &launch.overrides,
             bind: (!named).then_some("127.0.0.1:0"),
             address_file: &self.address_file,
-            fresh: launch.fresh,
-            from: launch.from.as_deref(),
-            replay: launch.replay.as_deref(),
+            fresh: first && launch.fresh,
+            from: launch.from.as_deref().filter(|_| first),
+            replay: launch.replay.as_deref().filter(|_| first),
             unfenced: launch.unfenced,
         };
         let mut command = Command::new(&self.coordinator_binary);
@@ -266,25 +280,30 @@ impl Job<'_> {
         self.start(Who::Coordinator, command, &program, events)
     }
 
-    fn start_workers(
-        &mut self,
-        address: &str,
-        events: &mpsc::Sender<Event>,
-    ) -> Result<(), LaunchError> {
-        if !self.supervisor.is_running() {
-            return Ok(());
-        }
+    /// The coordinator is there: workers can join it.
+    fn listens(&mut self, address: &str, events: &mpsc::Sender<Event>) -> Result<(), LaunchError> {
+        self.address_due = None;
         let url = format!("http://{address}");
+        let first = self.coordinator.replace(url.clone()).is_none();
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+        if first && self.supervisor.is_running() {
+            self.start_workers(events)?;
+        }
+        self.follower =
+            Some(tokio::spawn(progress::follow(url, self.console.progress(), events.clone())));
+        Ok(())
+    }
+
+    fn start_workers(&mut self, events: &mpsc::Sender<Event>) -> Result<(), LaunchError> {
         let workers = self.launch.run.cluster.workers;
         if self.launch.device == Device::Cuda && self.machine.gpus.len() < workers as usize {
             tracing::warn!(workers, gpus = self.machine.gpus.len(), "workers share GPUs");
         }
-        self.coordinator = Some(url.clone());
         for index in 0..workers as usize {
             self.start_worker(index, events)?;
         }
-        self.follower =
-            Some(tokio::spawn(progress::follow(url, self.console.progress(), events.clone())));
         Ok(())
     }
 

@@ -41,6 +41,8 @@ pub(super) enum Event {
     Started(Who),
     /// A child is gone and reaped.
     Ended(Who, Ending),
+    /// The coordinator says where it listens.
+    Listening,
     /// The user wants the job to end: SIGINT, SIGTERM or SIGHUP.
     StopWanted,
     /// The job cannot be set up (no address in time, a worker that cannot be started).
@@ -69,6 +71,8 @@ pub(super) enum Order {
     StopCoordinator,
     /// SIGKILL to every child.
     KillAll,
+    /// Start the coordinator again; the workers train on meanwhile.
+    RestartCoordinator,
     /// Start the worker of this index again.
     Restart(usize),
     /// Tell the user.
@@ -94,6 +98,8 @@ pub(super) enum Notice {
     CoordinatorAsked,
     /// A signal killed the coordinator.
     CoordinatorCrashed(i32),
+    /// It is started again, and may be so many times more.
+    CoordinatorRestarts(Ending, u32),
     /// Workers outlived the coordinator and are killed.
     WorkersLeft(usize),
     /// A killed process is not gone yet; the launcher does not wait for it any longer.
@@ -117,7 +123,7 @@ pub(super) struct Patience {
     pub(super) before_restart: Duration,
     /// Before one is that had no place, or did not reach the coordinator.
     pub(super) before_return: Duration,
-    /// How often each worker is started again.
+    /// How often the coordinator and each worker are started again.
     pub(super) restarts: u32,
 }
 
@@ -165,6 +171,12 @@ pub(super) struct Supervisor {
     phase: Phase,
     patience: Patience,
     coordinator: bool,
+    /// It has said where; until it does, nobody can join.
+    listening: bool,
+    /// How often it died and was, or will be, started again.
+    coordinator_deaths: u32,
+    /// When it is to be started again.
+    coordinator_due: Option<Instant>,
     /// What the job said last; until it says anything, it waits.
     stage: Stage,
     /// How the worker that failed last did.
@@ -185,6 +197,9 @@ impl Supervisor {
             phase,
             patience,
             coordinator: false,
+            listening: false,
+            coordinator_deaths: 0,
+            coordinator_due: None,
             stage: Stage::Waits,
             last_failure: None,
             workers: Vec::new(),
@@ -202,12 +217,13 @@ impl Supervisor {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running { failed } => {
-                let restarts = self.restarts.iter().map(|it| it.1);
-                restarts.chain(failed.map(|(_, ask_at)| ask_at)).min()
+                // Workers that are started again find no coordinator until it listens.
+                let restarts = self.restarts.iter().map(|it| it.1).filter(|_| self.listening);
+                let ask = failed.map(|(_, ask_at)| ask_at);
+                restarts.chain(ask).chain(self.coordinator_due).min()
             }
-            Phase::Stopping { until, .. }
-            | Phase::Closing { until, .. }
-            | Phase::Killing { until, .. } => Some(until),
+            Phase::Stopping { until, .. } => self.coordinator_due.into_iter().chain([until]).min(),
+            Phase::Closing { until, .. } | Phase::Killing { until, .. } => Some(until),
             Phase::Over => None,
         }
     }
@@ -222,6 +238,13 @@ impl Supervisor {
             Event::Ended(Who::Worker(index), how) => {
                 self.worker_ended(now, index, how, &mut orders);
             }
+            Event::Listening => {
+                self.listening = true;
+                // It died before it could stop the job, or while it did.
+                if let Phase::Stopping { .. } = self.phase {
+                    orders.push(Order::StopCoordinator);
+                }
+            }
             Event::StopWanted => self.stop_wanted(now, &mut orders),
             Event::Broken => self.kill(now, exit::FAILURE, &mut orders),
             Event::Job(stage) => self.job_says(now, stage),
@@ -231,9 +254,22 @@ impl Supervisor {
         orders
     }
 
-    /// A restart of a crashed coordinator belongs here, once workers can be adopted by it.
+    /// One that died is started again: the workers go on without it, and the next one adopts them.
     fn coordinator_ended(&mut self, now: Instant, how: Ending, orders: &mut Vec<Order>) {
+        let listened = std::mem::take(&mut self.listening);
         self.coordinator = false;
+        let lives = matches!(self.phase, Phase::Running { .. } | Phase::Stopping { .. });
+        let first = self.coordinator_deaths == 0;
+        if lives
+            && !is_the_jobs_verdict(how, listened || first)
+            && self.coordinator_deaths < self.patience.restarts
+        {
+            self.coordinator_deaths += 1;
+            let left = self.patience.restarts - self.coordinator_deaths;
+            orders.push(Order::Say(Notice::CoordinatorRestarts(how, left)));
+            self.coordinator_due = Some(now + self.wait_after(how));
+            return;
+        }
         let code = match how {
             Ending::Code(code) => code,
             Ending::Signal(_) => exit::FAILURE,
@@ -253,6 +289,7 @@ impl Supervisor {
 
     fn worker_ended(&mut self, now: Instant, index: usize, how: Ending, orders: &mut Vec<Order>) {
         self.workers.retain(|it| *it != index);
+        let wait = self.wait_after(how);
         // The coordinator hands its workers the code that the job ends with.
         let failed = ![exit::OK, exit::STOPPED].map(Ending::Code).contains(&how);
         match &mut self.phase {
@@ -267,10 +304,6 @@ impl Supervisor {
                 let needed = is_verdict(how) && *deaths == 0;
                 if !is_verdict(how) && *deaths < self.patience.restarts {
                     *deaths += 1;
-                    let wait = match how {
-                        Ending::Code(exit::UNAVAILABLE) => self.patience.before_return,
-                        _ => self.patience.before_restart,
-                    };
                     self.restarts.push((index, now + wait));
                 } else if self.workers.is_empty() && self.restarts.is_empty() {
                     // Nobody is left whom the coordinator could wait for.
@@ -288,6 +321,13 @@ impl Supervisor {
             | Phase::Closing { .. }
             | Phase::Killing { .. }
             | Phase::Over => {}
+        }
+    }
+
+    fn wait_after(&self, how: Ending) -> Duration {
+        match how {
+            Ending::Code(exit::UNAVAILABLE) => self.patience.before_return,
+            _ => self.patience.before_restart,
         }
     }
 
@@ -324,9 +364,17 @@ impl Supervisor {
         if self.deadline().is_none_or(|due| now < due) {
             return;
         }
+        if self.coordinator_due.is_some_and(|due| due <= now) {
+            self.coordinator_due = None;
+            if let Phase::Running { .. } | Phase::Stopping { .. } = self.phase {
+                orders.push(Order::RestartCoordinator);
+                return;
+            }
+        }
         match self.phase {
             Phase::Running { failed } => {
-                let (due, later) = self.restarts.iter().partition(|it| it.1 <= now);
+                let listening = self.listening;
+                let (due, later) = self.restarts.iter().partition(|it| it.1 <= now && listening);
                 self.restarts = later;
                 let due: Vec<(usize, Instant)> = due;
                 // A job that is over gives its own code to workers, which are not missed.
@@ -387,6 +435,18 @@ impl Supervisor {
     }
 }
 
+/// Whether a coordinator that ended so has drawn a conclusion about the job, and did not just die.
+/// One that never `began` may have met a store that was out of reach for a while.
+fn is_the_jobs_verdict(how: Ending, began: bool) -> bool {
+    match how {
+        Ending::Code(exit::UNAVAILABLE) => began,
+        Ending::Code(exit::FAILURE | exit::WORKER_LOST | exit::SUPERSEDED | exit::INTERRUPTED) => {
+            true
+        }
+        how => is_verdict(how),
+    }
+}
+
 /// Whether another attempt of the same worker would end the same way.
 fn is_verdict(how: Ending) -> bool {
     matches!(
@@ -412,237 +472,4 @@ fn code_of(how: Ending) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Ending::*, Event::*, Notice::*, Order::*, Who::*, *};
-
-    fn seconds(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    /// A coordinator and two workers run.
-    fn running(now: Instant) -> Supervisor {
-        let mut it = Supervisor::new(Patience::new(seconds(60), 0));
-        for who in [Coordinator, Worker(0), Worker(1)] {
-            assert_eq!(it.step(now, Started(who)), []);
-        }
-        it
-    }
-
-    #[test]
-    fn a_job_that_ends_by_itself_gives_the_launcher_its_code_once_the_workers_are_gone() {
-        let now = Instant::now();
-        let mut it = running(now);
-        assert_eq!(it.step(now, Ended(Coordinator, Code(70))), []);
-        assert_eq!(it.step(now, Ended(Worker(1), Code(0))), []);
-        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(70)]);
-        assert_eq!(it.deadline(), None);
-    }
-
-    #[test]
-    fn the_first_signal_asks_the_coordinator_alone() {
-        let now = Instant::now();
-        let mut it = running(now);
-        assert_eq!(it.step(now, StopWanted), [Say(Stopping), StopCoordinator]);
-        assert!(!it.is_running());
-        assert_eq!(it.step(now, Ended(Worker(0), Code(75))), []);
-        assert_eq!(it.step(now, Ended(Coordinator, Code(75))), []);
-        assert_eq!(it.step(now, Ended(Worker(1), Code(75))), [Exit(75)]);
-    }
-
-    #[test]
-    fn the_second_signal_kills_everything_at_once() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, StopWanted);
-        assert_eq!(it.step(now, StopWanted), [Say(StoppingAtOnce), KillAll]);
-        assert_eq!(it.step(now, StopWanted), []);
-        it.step(now, Ended(Coordinator, Signal(9)));
-        it.step(now, Ended(Worker(0), Signal(9)));
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(130)]);
-    }
-
-    #[test]
-    fn a_coordinator_that_does_not_end_in_the_grace_period_is_killed() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, StopWanted);
-        assert_eq!(it.step(now + seconds(59), Timer), []);
-        assert_eq!(it.step(now + seconds(60), Timer), [Say(GraceOver), KillAll]);
-        assert_eq!(it.step(now + seconds(61), Timer), [Say(GivenUp(3)), Exit(130)]);
-    }
-
-    #[test]
-    fn workers_that_outlive_the_coordinator_are_killed_within_three_seconds() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Ended(Coordinator, Code(0)));
-        assert_eq!(it.deadline(), Some(now + seconds(3)));
-        assert_eq!(it.step(now + seconds(3), Timer), [Say(WorkersLeft(2)), KillAll]);
-        it.step(now, Ended(Worker(0), Signal(9)));
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(0)]);
-    }
-
-    #[test]
-    fn a_worker_that_dies_is_started_again_as_often_as_that_is_allowed() {
-        let mut now = Instant::now();
-        let mut it = running(now);
-        it.patience.restarts = 2;
-        for (left, how) in [(1, Signal(9)), (0, Code(exit::WORKER_LOST))] {
-            assert_eq!(it.step(now, Ended(Worker(1), how)), [Say(WorkerEnded(1, how))]);
-            assert_eq!(it.deadline(), Some(now + seconds(1)));
-            assert_eq!(it.step(now, Timer), []);
-            now += seconds(1);
-            assert_eq!(it.step(now, Timer), [Say(WorkerRestarts(1, left)), Restart(1)]);
-            assert_eq!(it.step(now, Started(Worker(1))), []);
-            assert_eq!(it.deadline(), None);
-        }
-        // The job goes on without it.
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Say(WorkerEnded(1, Signal(9)))]);
-        assert!(it.is_running());
-        assert_eq!(it.deadline(), None);
-        // Nobody is started again whose end is a verdict, or once the job ends.
-        let mut it = running(now);
-        it.patience.restarts = 2;
-        for how in [Code(exit::OK), Code(exit::STOPPED), Code(exit::NON_FINITE)] {
-            assert_eq!(it.step(now, Ended(Worker(1), how)), [Say(WorkerEnded(1, how))]);
-            it.step(now, Started(Worker(1)));
-        }
-        it.step(now, Ended(Worker(1), Signal(9)));
-        it.step(now, Ended(Coordinator, Code(0)));
-        assert_eq!(it.step(now + seconds(2), Timer), []);
-        assert_eq!(it.step(now + seconds(2), Ended(Worker(0), Code(0))), [Exit(0)]);
-    }
-
-    #[test]
-    fn nobody_is_started_again_for_a_job_that_is_over() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.patience.restarts = 1;
-        it.step(now, Ended(Worker(1), Code(exit::WORKER_LOST)));
-        it.step(now, Job(Stage::Over));
-        assert_eq!(it.step(now + seconds(1), Timer), []);
-    }
-
-    #[test]
-    fn a_worker_that_had_no_place_comes_back_a_little_later() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.patience.restarts = 1;
-        it.step(now, Ended(Worker(1), Code(exit::UNAVAILABLE)));
-        assert_eq!(it.deadline(), Some(now + seconds(5)));
-        assert!(it.step(now + seconds(5), Timer).contains(&Restart(1)));
-    }
-
-    #[test]
-    fn a_worker_that_fails_is_reported_and_the_coordinator_gets_time_to_conclude() {
-        let now = Instant::now();
-        let mut it = running(now);
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(11))), [Say(WorkerEnded(1, Signal(11)))]);
-        assert!(it.is_running());
-        it.step(now, Ended(Coordinator, Code(71)));
-        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(71)]);
-    }
-
-    #[test]
-    fn a_coordinator_that_waits_on_for_a_refused_worker_is_asked_to_stop() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
-        let due = now + seconds(15);
-        assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
-        it.step(due, Ended(Coordinator, Code(exit::STOPPED)));
-        assert_eq!(it.step(due, Ended(Worker(0), Code(0))), [Exit(exit::BAD_INPUT)]);
-    }
-
-    #[test]
-    fn when_all_workers_are_refused_the_job_ends_soon_with_their_code() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
-        it.step(now, Ended(Worker(0), Code(exit::BAD_INPUT)));
-        let due = now + seconds(3);
-        assert_eq!(it.deadline(), Some(due));
-        assert_eq!(it.step(due, Timer), [Say(CoordinatorAsked), StopCoordinator]);
-        assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::BAD_INPUT)]);
-    }
-
-    #[test]
-    fn a_job_that_others_train_goes_on_without_the_launchs_own_workers_until_it_waits() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Job(Stage::Runs));
-        for worker in [1, 0] {
-            it.step(now, Ended(Worker(worker), Signal(9)));
-        }
-        let due = it.deadline().expect("a look at what the job says");
-        assert_eq!(it.step(due, Timer), []);
-        assert_eq!((it.is_running(), it.deadline()), (true, None));
-        // Now the others are gone as well.
-        assert_eq!(it.step(due, Job(Stage::Waits)), []);
-        let later = due + seconds(3);
-        assert_eq!(it.step(later, Timer), [Say(CoordinatorAsked), StopCoordinator]);
-        assert_eq!(it.step(later, Ended(Coordinator, Code(75))), [Exit(exit::WORKER_LOST)]);
-    }
-
-    #[test]
-    fn a_worker_that_is_refused_does_not_stop_a_job_that_runs() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Job(Stage::Runs));
-        it.step(now, Ended(Worker(1), Code(exit::BAD_INPUT)));
-        assert_eq!(it.step(now + seconds(15), Timer), []);
-        assert!(it.is_running());
-        it.step(now, Ended(Coordinator, Code(0)));
-        assert_eq!(it.step(now, Ended(Worker(0), Code(0))), [Exit(0)]);
-    }
-
-    #[test]
-    fn workers_that_end_with_the_code_of_a_stopped_job_have_not_failed() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Ended(Worker(1), Code(exit::STOPPED)));
-        it.step(now, Ended(Worker(0), Code(exit::STOPPED)));
-        assert_eq!(it.deadline(), None);
-        assert_eq!(it.step(now, Ended(Coordinator, Code(exit::STOPPED))), [Exit(exit::STOPPED)]);
-    }
-
-    #[test]
-    fn a_coordinator_that_crashes_ends_the_job_with_a_failure() {
-        let now = Instant::now();
-        let mut it = running(now);
-        assert_eq!(it.step(now, Ended(Coordinator, Signal(6))), [Say(CoordinatorCrashed(6))]);
-        it.step(now, Ended(Worker(0), Code(69)));
-        assert_eq!(
-            it.step(now, Ended(Worker(1), Code(69))),
-            [Say(WorkerEnded(1, Code(69))), Exit(exit::FAILURE)]
-        );
-    }
-
-    #[test]
-    fn a_coordinator_that_refuses_the_config_ends_the_launch_with_its_code() {
-        let now = Instant::now();
-        let mut it = Supervisor::new(Patience::new(seconds(60), 0));
-        it.step(now, Started(Coordinator));
-        assert_eq!(it.step(now, Ended(Coordinator, Code(64))), [Exit(64)]);
-    }
-
-    #[test]
-    fn a_launch_that_cannot_be_set_up_leaves_nobody() {
-        let now = Instant::now();
-        let mut it = running(now);
-        assert_eq!(it.step(now, Broken), [KillAll]);
-        it.step(now, Ended(Coordinator, Signal(9)));
-        it.step(now, Ended(Worker(0), Signal(9)));
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(exit::FAILURE)]);
-    }
-
-    #[test]
-    fn a_signal_after_the_job_ended_does_not_change_its_code() {
-        let now = Instant::now();
-        let mut it = running(now);
-        it.step(now, Ended(Coordinator, Code(0)));
-        assert_eq!(it.step(now, StopWanted), [KillAll]);
-        it.step(now, Ended(Worker(0), Signal(9)));
-        assert_eq!(it.step(now, Ended(Worker(1), Signal(9))), [Exit(0)]);
-    }
-}
+mod tests;

@@ -35,6 +35,11 @@ pub(super) fn say<'a>(notice: Notice, grace: Duration, name: impl Fn(usize) -> &
             ending = describe(Ending::Signal(number)),
             "coordinator crashed; launching the same config again resumes from the newest checkpoint"
         ),
+        Notice::CoordinatorRestarts(how, left) => tracing::error!(
+            ending = describe(how),
+            restarts_left = left,
+            "coordinator died and is started again; the workers train on"
+        ),
         Notice::WorkersLeft(left) => {
             tracing::warn!(left, "workers outlived the coordinator; ending them");
         }
@@ -61,6 +66,7 @@ pub(crate) fn meaning(code: u8) -> &'static str {
         exit::NON_FINITE => "non-finite loss or gradient",
         exit::WORKER_LOST => "worker lost",
         exit::DIVERGED => "workers held different states",
+        exit::SUPERSEDED => "another coordinator has the run",
         exit::STOPPED => "stopped after a checkpoint",
         exit::INTERRUPTED => "interrupted",
         _ => "failure",

@@ -4,6 +4,7 @@
 //! [`StoreLedger`] keeps them in the run's object store; [`open`] opens a run. Nothing here
 //! decides when anything is written.
 
+mod fence;
 mod opening;
 mod tensors;
 
@@ -19,6 +20,7 @@ use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, RecordError, RunRecord};
 use convoy_common::schedule::ManualDrop;
 
+pub use fence::Fence;
 pub use opening::{Fencing, OpenError, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
 
@@ -46,8 +48,9 @@ pub trait Ledger: Send + 'static {
         position: Position,
     ) -> impl Future<Output = Result<Position, LedgerError>> + Send;
 
-    /// Removes checkpoints beyond those to be kept.
-    fn prune(&mut self) -> impl Future<Output = Result<Pruned, LedgerError>> + Send;
+    /// Removes checkpoints beyond those to be kept, and parts of terms below `living` that belong to
+    /// none.
+    fn prune(&mut self, living: Term) -> impl Future<Output = Result<Pruned, LedgerError>> + Send;
 
     /// Keeps what the run's first worker computed, unless something is kept already.
     fn record_fingerprint(
@@ -168,11 +171,12 @@ impl Ledger for StoreLedger {
         number: u32,
         position: Position,
     ) -> Result<Position, LedgerError> {
+        self.checkpoints.still_in(self.term).await?;
         Ok(self.checkpoints.record_effect(self.lineage, number, position).await?)
     }
 
-    async fn prune(&mut self) -> Result<Pruned, LedgerError> {
-        Ok(self.checkpoints.prune(self.lineage, self.keep, self.term).await?)
+    async fn prune(&mut self, living: Term) -> Result<Pruned, LedgerError> {
+        Ok(self.checkpoints.prune_below(self.lineage, self.keep, self.term, living).await?)
     }
 
     async fn record_fingerprint(&mut self, fingerprint: &str) -> Result<(), LedgerError> {

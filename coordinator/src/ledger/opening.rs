@@ -14,7 +14,7 @@ use convoy_common::checkpoint::{
 use convoy_common::config::{Precision, RunConfig};
 use convoy_common::dataset::{Dataset, DatasetError, DatasetIdentity, Split};
 use convoy_common::failure::Explain;
-use convoy_common::ids::Term;
+use convoy_common::ids::{Lineage, Term};
 use convoy_common::run_record::{self, Opening, RecordError, RunRecord};
 use convoy_common::sampling::Sampler;
 use convoy_common::schedule::{LearningRate, ManualDrop};
@@ -22,7 +22,7 @@ use convoy_common::store::{Store, StoreError};
 use convoy_common::{PROTOCOL, VERSION, exit};
 use tracing::{info, warn};
 
-use super::StoreLedger;
+use super::{Fence, StoreLedger};
 use crate::machine::{Deadlines, Kept, Plan, Start};
 
 /// Where training is to start.
@@ -90,9 +90,10 @@ impl Explain for OpenError {
             Self::OtherRun { .. } => {
                 Some("a replay needs the settings of the run that it replays".to_owned())
             }
-            Self::Occupied { .. } => {
-                Some("stop that one first, or choose another run.url".to_owned())
-            }
+            Self::Occupied { address, .. } => Some(format!(
+                "it needs no other (convoy status {address} asks it); stop that one first, or choose \
+                 another run.url"
+            )),
         }
     }
 
@@ -103,7 +104,7 @@ impl Explain for OpenError {
             Self::Record(error) => error.exit_code(),
             Self::Checkpoint(error) => error.exit_code(),
             Self::NoImages { .. } | Self::OtherRun { .. } => exit::BAD_INPUT,
-            Self::Occupied { .. } => exit::FAILURE,
+            Self::Occupied { .. } => exit::SUPERSEDED,
         }
     }
 }
@@ -115,6 +116,15 @@ enum Past {
     Left,
     /// A checkpoint was bad: the same history is trained again, with every order at its position.
     Repeated,
+}
+
+/// Where a term begins.
+struct Beginning {
+    lineage: LineageRecord,
+    /// The checkpoint; none: initial weights from the seed.
+    found: Option<(String, Manifest)>,
+    /// The lineage whose history this one repeats.
+    repeats: Option<Lineage>,
 }
 
 /// A run that can be worked on.
@@ -141,6 +151,8 @@ pub struct Opened {
     pub run_id: String,
     /// Digest of the run record.
     pub record_digest: String,
+    /// For the watch over later terms.
+    pub fence: Fence,
 }
 
 /// What is asked of the run's store.
@@ -263,16 +275,37 @@ impl Run {
         }
     }
 
+    /// Claims the term after `newest`, which is not served any more, for a coordinator at
+    /// `address`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn claim(
+        &self,
+        newest: Option<&TermRecord>,
+        address: &str,
+    ) -> Result<Claim, OpenError> {
+        let term = Term(newest.map_or(0, |it| it.term.0).saturating_add(1));
+        Ok(self.checkpoints.claim(term, address).await?)
+    }
+
     /// Begins the next term for a coordinator at `address` and finds the state to go on from.
     ///
     /// # Errors
     /// [`OpenError::Occupied`] if another was faster, and those of the store.
     pub async fn take_over(self, address: &str) -> Result<Opened, OpenError> {
-        let term = match self.checkpoints.claim_next(address).await? {
-            Claim::Won(record) => record.term,
-            Claim::Lost(other) => return Err(self.occupied_by(&other)),
-        };
-        let (lineage, found) = self.find_start().await?;
+        match self.checkpoints.claim_next(address).await? {
+            Claim::Won(record) => self.begin(record.term).await,
+            Claim::Lost(other) => Err(self.occupied_by(&other)),
+        }
+    }
+
+    /// Finds the state to go on from, in a term that this coordinator has claimed.
+    ///
+    /// # Errors
+    /// Those of the store and of the checkpoints in it.
+    pub async fn begin(self, term: Term) -> Result<Opened, OpenError> {
+        let Beginning { lineage, found, repeats } = self.find_start().await?;
         let drops = self.overrides(&lineage, found.as_ref().map(|it| &it.1)).await?;
         let mut start = found.as_ref().map_or_else(Start::default, |(path, manifest)| Start {
             drops: Vec::new(),
@@ -298,7 +331,8 @@ impl Run {
         let record_digest = self.record.digest();
         let run_id = self.record.run_id.clone();
         let fingerprint = run_record::fingerprint(self.checkpoints.store()).await?;
-        let plan = self.plan(term, &lineage, start, fingerprint);
+        let plan = Plan { repeats, ..self.plan(term, &lineage, start, fingerprint) };
+        let fence = Fence { checkpoints: self.checkpoints.clone(), term };
         let ledger = StoreLedger {
             checkpoints: self.checkpoints,
             record: self.record,
@@ -312,21 +346,21 @@ impl Run {
             },
             tensors: found.map(|it| it.1.tensors),
         };
-        Ok(Opened { plan, ledger, run_id, record_digest })
+        Ok(Opened { plan, ledger, run_id, record_digest, fence })
     }
 
     /// The line of history to write on, and the checkpoint to go on from.
-    async fn find_start(&self) -> Result<(LineageRecord, Option<(String, Manifest)>), OpenError> {
+    async fn find_start(&self) -> Result<Beginning, OpenError> {
         if let Origin::Checkpoint(name) = &self.origin {
             let (path, manifest) = self.checkpoints.named(name).await?;
             self.checkpoints.verify(&manifest).await?;
             let lineage = self.branch(&path, &manifest, Past::Left).await?;
-            return Ok((lineage, Some((path, manifest))));
+            return Ok(Beginning { lineage, found: Some((path, manifest)), repeats: None });
         }
         let Some(lineage) = self.checkpoints.newest_lineage().await? else {
             let lineage = self.checkpoints.new_lineage(None).await?;
             self.checkpoints.copy_overrides(lineage.lineage, &self.replayed).await?;
-            return Ok((lineage, None));
+            return Ok(Beginning { lineage, found: None, repeats: None });
         };
         let Search { found, skipped } = self.checkpoints.newest_good(lineage.lineage).await?;
         for it in &skipped {
@@ -341,10 +375,11 @@ impl Run {
             })),
             // Training comes to the step of the bad one again and must not meet its manifest.
             (Some((path, manifest)), Some(_)) => {
+                let repeats = Some(lineage.lineage);
                 let lineage = self.branch(&path, &manifest, Past::Repeated).await?;
-                Ok((lineage, Some((path, manifest))))
+                Ok(Beginning { lineage, found: Some((path, manifest)), repeats })
             }
-            (found, None) => Ok((lineage, found)),
+            (found, None) => Ok(Beginning { lineage, found, repeats: None }),
         }
     }
 
@@ -408,12 +443,14 @@ impl Run {
             run: config.run.name.clone(),
             term,
             lineage: lineage.lineage,
+            repeats: None,
             start,
             workers: cluster.workers,
             min_workers: cluster.min_workers,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: self.given_digest.clone(),
+            resolved_digest: config.digest(),
             threads_per_lane: config.numerics.threads_per_lane,
             fingerprint,
             allow_mixed_numerics: cluster.allow_mixed_numerics,

@@ -48,6 +48,13 @@ pub enum Refusal {
     },
     /// The job is about to end.
     Ending,
+    /// It has worked under a coordinator of a later term than this one's.
+    Superseded {
+        /// That term.
+        theirs: u64,
+        /// This coordinator's.
+        ours: u64,
+    },
     /// It has fewer cores than the run's numerics use in one lane.
     Cores {
         /// The worker's.
@@ -69,7 +76,7 @@ impl Refusal {
     /// another has gone that may not be known to be lost yet.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Duplicate(_) | Self::Full { .. } => exit::UNAVAILABLE,
+            Self::Duplicate(_) | Self::Full { .. } | Self::Superseded { .. } => exit::UNAVAILABLE,
             _ => exit::BAD_INPUT,
         }
     }
@@ -93,6 +100,9 @@ impl Refusal {
             }
             Self::Full { .. } => {
                 "set cluster.workers higher and start the job again to have more".to_owned()
+            }
+            Self::Superseded { .. } => {
+                "call the coordinator of the newest term object of the run".to_owned()
             }
             Self::Ending => "join again when the job has been started again".to_owned(),
             Self::Cores { .. } => {
@@ -126,6 +136,9 @@ impl fmt::Display for Refusal {
             Self::Full { workers: 1 } => write!(f, "the job is full: it has its 1 worker"),
             Self::Full { workers } => write!(f, "the job is full: it has its {workers} workers"),
             Self::Ending => write!(f, "the job is ending"),
+            Self::Superseded { theirs, ours } => {
+                write!(f, "term {ours} of this coordinator is over: the worker comes from {theirs}")
+            }
             Self::Cores { cores, threads } => write!(
                 f,
                 "the run's kernels use {threads} threads (numerics.threads_per_lane), and the \
@@ -176,6 +189,10 @@ pub(super) fn decide(
         && hello.device == "cpu"
     {
         return Err(Refusal::Cores { cores, threads: plan.threads_per_lane });
+    }
+    if let Some(standing) = hello.standing.as_deref().filter(|it| it.generation.term > plan.term) {
+        let (theirs, ours) = (standing.generation.term.0, plan.term.0);
+        return Err(Refusal::Superseded { theirs, ours });
     }
     if members.named(&hello.name).is_some() {
         return Err(Refusal::Duplicate(hello.name.clone()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
 use convoy_common::exit;
-use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached, Term};
 use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
@@ -31,7 +31,10 @@ pub enum Effect {
     /// Make a checkpoint exist.
     Publish(Box<Publication>),
     /// Remove checkpoints that are more than the config keeps.
-    Prune,
+    Prune {
+        /// Workers may still upload parts of this term and of later ones.
+        living: Term,
+    },
     /// Keep what the run's first worker computed, for all that join it later.
     RecordFingerprint(String),
     /// Write an order into the override log.
@@ -86,6 +89,20 @@ pub enum Order {
         /// Why.
         reason: String,
     },
+    /// This coordinator goes on with the generation that the worker is in.
+    Adopted(Adoption),
+    /// Leave the ring, drop all that is held, then begin as a new worker does.
+    StartAfresh {
+        /// Why.
+        reason: String,
+    },
+    /// What became of this checkpoint is decided: its part need not be reported again.
+    Settled {
+        /// That took it.
+        generation: Generation,
+        /// Of the checkpoint.
+        position: Position,
+    },
     /// End now.
     Shutdown {
         /// Why.
@@ -115,6 +132,15 @@ pub struct Assignment {
     /// End where training would go on, with a checkpoint.
     pub stop: bool,
     /// Orders of the override log that the state does not hold yet.
+    pub drops: Vec<ManualDrop>,
+}
+
+/// A generation of an earlier coordinator that goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adoption {
+    /// Which.
+    pub generation: Generation,
+    /// Orders of the override log that its workers may not have heard of.
     pub drops: Vec<ManualDrop>,
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use convoy_common::exit;
-use convoy_common::ids::{Position, Rank};
+use convoy_common::ids::{Position, Rank, Term};
 
 use super::checkpoints::Fate;
 use super::effect::{Effect, Order, Outcome};
@@ -60,7 +60,10 @@ impl Machine {
                 self.next_generation(now, effects);
             }
             // The next generation, or the one that prepares, stops where it begins.
-            Phase::Preparing { .. } | Phase::Faltering { .. } | Phase::Regrouping { .. } => {
+            Phase::Adopting { .. }
+            | Phase::Preparing { .. }
+            | Phase::Faltering { .. }
+            | Phase::Regrouping { .. } => {
                 effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
                 self.stop = Some((reason, exit::STOPPED));
             }
@@ -86,6 +89,19 @@ impl Machine {
         }
         let message = format!("interrupted without a checkpoint: {reason}");
         self.dismiss_all(now, Outcome::stopped(exit::INTERRUPTED, message), FLUSH, effects);
+    }
+
+    /// Another coordinator has the run. What workers do is its business: they are told nothing.
+    pub(super) fn superseded(&mut self, term: Term, address: &str, effects: &mut Vec<Effect>) {
+        let own = self.plan.term;
+        let message = format!(
+            "term {own} is over: the coordinator at {address} has taken the run over (term {term})"
+        );
+        let mut outcome = Outcome::failed(exit::SUPERSEDED, message)
+            .with_hint(format!("ask that one: convoy status {address}"));
+        outcome.last_checkpoint.clone_from(&self.checkpoints.last);
+        effects.push(Effect::End(outcome.clone()));
+        self.phase = Phase::Ended { outcome };
     }
 
     /// A worker has come to its end in agreement with the others.

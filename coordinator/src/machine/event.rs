@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
-use convoy_common::ids::{Generation, Position, Reached};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached, Term};
+
+use super::effect::Seat;
 
 /// One call of a worker; never used twice in the life of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +51,13 @@ pub enum Event {
         connection: ConnectionId,
         /// Why.
         reason: String,
+    },
+    /// A coordinator of a later term has taken the run over.
+    Superseded {
+        /// Its term.
+        term: Term,
+        /// host:port at which it listens.
+        address: String,
     },
     /// The operator wants the job to take a checkpoint and end.
     StopRequested {
@@ -118,7 +127,7 @@ pub enum Event {
 }
 
 /// How a worker introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Hello {
     /// Version of Convoy.
     pub version: String,
@@ -140,6 +149,69 @@ pub struct Hello {
     pub cores: Option<u32>,
     /// Whether its device multiplies bf16 in hardware.
     pub bf16_units: bool,
+    /// What it has of the run already, if it has lost its coordinator and calls the next one.
+    pub standing: Option<Box<Standing>>,
+}
+
+/// Where a worker is that worked under an earlier coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The newest that it was given a place in.
+    pub generation: Generation,
+    /// Its place.
+    pub rank: Rank,
+    /// All of the generation, in rank order.
+    pub roster: Vec<Seat>,
+    /// The line of history that its state belongs to.
+    pub lineage: Lineage,
+    /// Where the generation began.
+    pub start: Reached,
+    /// How far it is in it.
+    pub stage: Stage,
+    /// The last committed position.
+    pub position: Position,
+    /// What it holds while no trainer has it; none: nothing.
+    pub held: Option<Reached>,
+    /// It missed a checkpoint.
+    pub owes_checkpoint: bool,
+    /// Why it was told to stop at a boundary, if it was.
+    pub stop: Option<String>,
+    /// The newest order of the override log that it knows.
+    pub newest_drop: u32,
+    /// By whom or what it was asked to go, if it was.
+    pub leaving: Option<String>,
+    /// What it computed under the run's numerics.
+    pub fingerprint: String,
+    /// Digest of the resolved config that it works by.
+    pub config_digest: String,
+    /// Parts in the store of which it does not know what became of them.
+    pub parts: Vec<Part>,
+}
+
+/// How far a worker is in its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Out of its ring.
+    Out,
+    /// Getting ready for it, or ready.
+    Preparing,
+    /// In it.
+    Training,
+    /// At its end, in agreement or not.
+    Ended,
+}
+
+/// A rank's part of a checkpoint that is in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// For the manifest.
+    pub entry: PartEntry,
+    /// What every rank should say alike; the checkpoint's position is in it.
+    pub shared: SharedState,
+    /// From the snapshot to the end of the upload.
+    pub took: Duration,
+    /// Of the whole state on this worker.
+    pub state_digest: String,
 }
 
 /// How a worker's call ended.

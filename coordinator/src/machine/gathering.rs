@@ -28,9 +28,11 @@ impl Machine {
                 | Phase::Closing { .. }
                 | Phase::Ended { .. }
         );
-        let door = if ending || self.stop.is_some() {
+        let adopts = self.may_adopt(&hello);
+        let taken = self.members.which(|it| !it.leaving).len() + self.reserved(&hello);
+        let door = if ending || self.stop.is_some() && !adopts {
             Door::Ending
-        } else if self.members.which(|it| !it.leaving).len() >= self.plan.workers as usize {
+        } else if taken >= self.plan.workers as usize {
             // Some may have yet to say what they compute; their places are taken all the same. Those
             // who want to go make room.
             Door::Full
@@ -44,10 +46,16 @@ impl Machine {
             effects.push(Effect::Refuse { to, refusal });
             return;
         }
+        let stale = !adopts && hello.standing.is_some();
         self.members.add(to, hello.clone(), now);
         let (have, need) = (self.members.len(), self.plan.workers);
         effects.push(Effect::Log(Note::Joined { hello, have, need }));
         effects.push(Effect::Send { to, order: Order::Welcome });
+        if adopts {
+            self.called_again(now, to, effects);
+        } else if stale {
+            self.start_afresh(to, "the job has gone on without this worker", effects);
+        }
     }
 
     /// A worker that was taken has computed its fingerprint.
@@ -84,20 +92,23 @@ impl Machine {
         effects.push(Effect::Log(Note::Fingerprint { name, fingerprint, of_run: differs }));
         match self.phase {
             Phase::Waiting { .. } if self.generations > 0 => self.look_again(now, effects),
-            Phase::Waiting { .. } => {
-                let all = self.members.candidates();
-                if all.len() as u32 >= self.plan.workers {
-                    // The precision of a run is fixed with its first step: later the word would
-                    // come too late.
-                    let new = self.plan.start.checkpoint.is_none() && self.plan.fp32;
-                    if new && self.members.iter().all(|(_, it)| it.hello.bf16_units) {
-                        effects.push(Effect::Log(Note::Bf16Possible));
-                    }
-                    self.form(now, &all, false, effects);
-                }
-            }
+            Phase::Waiting { .. } => self.form_if_all_are_there(now, effects),
             _ => self.regroup_if_due(now, effects),
         }
+    }
+
+    /// Forms the first generation, once there are enough for it.
+    pub(super) fn form_if_all_are_there(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let all = self.members.candidates();
+        if (all.len() as u32) < self.plan.workers {
+            return;
+        }
+        // The precision of a run is fixed with its first step: later the word would come too late.
+        let new = self.plan.start.checkpoint.is_none() && self.plan.fp32;
+        if new && self.members.iter().all(|(_, it)| it.hello.bf16_units) {
+            effects.push(Effect::Log(Note::Bf16Possible));
+        }
+        self.form(now, &all, false, effects);
     }
 
     /// One more is there while the job waits for enough to go on.

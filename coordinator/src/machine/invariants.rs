@@ -8,7 +8,8 @@ use convoy_common::ids::{Generation, Position, Reached};
 
 use super::checkpoints::LIMIT;
 use super::{
-    Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report, Resume,
+    Cause, ConnectionId, Effect, Event, Machine, Order, Phase, Publication, Report, Resume, Stage,
+    Standing,
 };
 
 /// The first invariant of a state that does not hold, by name.
@@ -24,13 +25,21 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     )?;
     let early = matches!(
         machine.phase,
-        Phase::Waiting { .. } | Phase::Closing { .. } | Phase::Ended { .. }
+        Phase::Waiting { .. }
+            | Phase::Adopting { .. }
+            | Phase::Closing { .. }
+            | Phase::Ended { .. }
     );
     check(early || machine.roster.is_some(), "nothing trains without a roster")?;
     if let Some(roster) = &machine.roster {
         let seats = roster.seats();
         check(seats.windows(2).all(|pair| pair[0].name < pair[1].name), "ranks follow the names")?;
-        check(roster.world() <= machine.plan.workers, "a generation has no more than all workers")?;
+        // That of an earlier coordinator may have had more.
+        let own = roster.generation.term == machine.plan.term;
+        check(
+            !own || roster.world() <= machine.plan.workers,
+            "a generation has no more than all workers",
+        )?;
         let runs = matches!(
             machine.phase,
             Phase::Preparing { .. } | Phase::Training | Phase::Stopping { .. }
@@ -67,6 +76,8 @@ struct Seen {
     generation: Option<Generation>,
     /// How many each has.
     worlds: BTreeMap<Generation, usize>,
+    /// What each call said to have of an earlier coordinator's generation.
+    standings: BTreeMap<ConnectionId, Standing>,
     /// What each call held when it left a generation.
     left: BTreeMap<(Generation, ConnectionId), Option<Reached>>,
     /// The digest that each call said to be ready with.
@@ -81,6 +92,11 @@ struct Seen {
 
 impl Seen {
     fn event(&mut self, event: &Event) {
+        if let Event::Joined { connection, hello } = event
+            && let Some(standing) = hello.standing.as_deref()
+        {
+            self.standings.insert(*connection, standing.clone());
+        }
         let Event::Said { connection, generation, report } = event else { return };
         match report {
             Report::Ready { state_digest } => {
@@ -125,9 +141,10 @@ impl Seen {
                 self.fingerprints += 1;
                 check(self.fingerprints == 1, "a run's fingerprint is recorded once")
             }
-            Effect::Prune | Effect::LogDrop { .. } | Effect::RecordDrop { .. } | Effect::Log(_) => {
-                Ok(())
-            }
+            Effect::Prune { .. }
+            | Effect::LogDrop { .. }
+            | Effect::RecordDrop { .. }
+            | Effect::Log(_) => Ok(()),
         }
     }
 
@@ -185,11 +202,39 @@ impl Seen {
                 self.assigned.get(&to) == Some(generation),
                 "only who is in a generation is told to leave it",
             ),
+            Order::Adopted(adoption) => self.adopted(to, adoption.generation),
+            Order::StartAfresh { .. } => {
+                check(!self.assigned.contains_key(&to), "whoever has a place keeps its state")?;
+                check(self.standings.remove(&to).is_some(), "only what is held can be dropped")
+            }
+            Order::Settled { generation, .. } => check(
+                self.assigned.get(&to) == Some(generation),
+                "only who is in a generation is told of its checkpoints",
+            ),
             Order::Shutdown { .. } => {
                 self.dismissed.insert(to);
                 Ok(())
             }
         }
+    }
+
+    fn adopted(&mut self, to: ConnectionId, generation: Generation) -> Result<(), &'static str> {
+        check(
+            self.generation.is_none_or(|it| it == generation),
+            "one generation is adopted, and before any is formed",
+        )?;
+        let standing = self.standings.get(&to).filter(|it| it.generation == generation);
+        let standing = standing.ok_or("only who says to be in a generation is adopted with it")?;
+        self.worlds.insert(generation, standing.roster.len());
+        if standing.stage == Stage::Out {
+            self.left.entry((generation, to)).or_insert(standing.held);
+        }
+        for part in &standing.parts {
+            let digests = self.digests.entry(to).or_default();
+            digests.insert(part.shared.position, part.state_digest.clone());
+        }
+        self.generation = Some(generation);
+        check(self.assigned.insert(to, generation).is_none(), "nobody is adopted twice")
     }
 
     fn publication(&mut self, publication: &Publication) -> Result<(), &'static str> {

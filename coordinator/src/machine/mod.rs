@@ -18,6 +18,7 @@
 //! path: workers report, they do not ask.
 
 mod admission;
+mod adoption;
 mod checkpoints;
 mod drops;
 mod effect;
@@ -44,10 +45,10 @@ use std::time::Duration;
 use convoy_common::ids::{Generation, Position};
 
 pub use admission::Refusal;
-pub use effect::{Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
+pub use effect::{Adoption, Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
 pub use event::{
     CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept,
-    Left, Report, StepReport, StepTimes,
+    Left, Part, Report, Stage, Standing, StepReport, StepTimes,
 };
 pub use note::{Abandoned, Note};
 pub use pace::Progress;
@@ -114,6 +115,10 @@ pub struct Machine {
 #[derive(Clone, Debug)]
 enum Phase {
     Waiting {
+        until: Duration,
+    },
+    /// Workers of an earlier coordinator call; the rest of their generation is waited for.
+    Adopting {
         until: Duration,
     },
     Preparing {
@@ -196,6 +201,9 @@ impl Machine {
             Event::Leaving { connection, reason } => {
                 self.wants_to_leave(now, connection, reason, &mut effects);
             }
+            Event::Superseded { term, address } => {
+                self.superseded(term, &address, &mut effects);
+            }
             Event::StopRequested { reason } => self.request_stop(now, reason, &mut effects),
             Event::Interrupted { reason } => self.interrupt(now, &reason, &mut effects),
             Event::ManifestPublished(kept) => self.published(now, kept, &mut effects),
@@ -268,6 +276,7 @@ impl Machine {
     fn describe(&self, now: Duration) -> (&'static str, String) {
         match &self.phase {
             Phase::Waiting { .. } => ("waiting", self.attendance()),
+            Phase::Adopting { .. } => ("adopting", self.calls()),
             Phase::Preparing { .. } => match (&self.stop, &self.roster) {
                 // It stops where this generation would begin.
                 (Some((reason, _)), _) => ("stopping", reason.clone()),
@@ -329,6 +338,7 @@ impl Machine {
             {
                 self.nobody_is_left(now, effects);
             }
+            Phase::Adopting { until } if now >= until => self.adopt(now, effects),
             Phase::Preparing { until } if now >= until => self.not_ready(now, effects),
             Phase::Training => {
                 self.check_progress(now, effects);

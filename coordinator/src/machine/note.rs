@@ -63,6 +63,26 @@ pub enum Note {
         /// What it goes on from: the seed, a checkpoint, or what workers hold.
         from: String,
     },
+    /// The generation of an earlier coordinator goes on.
+    Adopted {
+        /// Its id.
+        generation: Generation,
+        /// In rank order.
+        roster: Vec<Seat>,
+        /// Those of it who are gone.
+        missing: Vec<String>,
+        /// How far it is.
+        position: Position,
+        /// Training goes on as it is; if not, those who are there regroup.
+        whole: bool,
+    },
+    /// What a worker holds is of no use.
+    StartsAfresh {
+        /// Who.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// One more worker of the generation is ready.
     Ready {
         /// Who.

@@ -16,6 +16,8 @@ pub struct Plan {
     pub term: Term,
     /// The line of history that is continued.
     pub lineage: Lineage,
+    /// The one that this one repeats from a checkpoint on: states of it are states of this one.
+    pub repeats: Option<Lineage>,
     /// Where training goes on.
     pub start: Start,
     /// Workers that make up the job.
@@ -28,6 +30,8 @@ pub struct Plan {
     pub protocol: u32,
     /// Digest of the config, for workers that expect one.
     pub config_digest: String,
+    /// Digest of the resolved config, by which workers work.
+    pub resolved_digest: String,
     /// Threads of one lane's kernels, which a worker must have cores for.
     pub threads_per_lane: u32,
     /// What the run's first worker computed, if that is recorded.
@@ -85,6 +89,8 @@ pub struct Deadlines {
     pub prepare: Duration,
     /// A worker that has spoken and is not heard of for so long is lost.
     pub liveness: Duration,
+    /// For the rest of an earlier coordinator's generation to call, once its first worker has.
+    pub adopt: Duration,
     /// For survivors' accounts, once a generation is broken and nobody knows by whom.
     pub blame: Duration,
     /// Training without any progress; long evaluations get more.
@@ -102,6 +108,7 @@ impl Deadlines {
             join,
             prepare,
             liveness,
+            adopt: Duration::from_secs(5),
             blame: Duration::from_secs(1),
             // A step waits for a neighbour only as long as the ring's own deadline, so this
             // catches what no ring deadline sees; a first step on a slow machine must fit in.

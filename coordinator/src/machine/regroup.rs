@@ -405,6 +405,8 @@ impl Machine {
                 }
             }
             Phase::Waiting { .. } => self.let_go(connection, effects),
+            // What it holds may be needed; what is to be done follows when all have called.
+            Phase::Adopting { .. } => {}
             Phase::Stopping { .. } | Phase::Finishing { .. } | Phase::Closing { .. } => {}
             _ if !seated => self.let_go(connection, effects),
             _ => self.regroup_if_due(now, effects),

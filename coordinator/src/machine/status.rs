@@ -11,7 +11,7 @@ use super::event::{Evaluation, Kept, StepReport};
 pub struct Status {
     /// The running generation, or the last one.
     pub generation: Option<Generation>,
-    /// In a word: waiting, preparing, training, regrouping, stopping, completed, stopped or failed.
+    /// In a word: waiting, adopting, preparing, training, regrouping, stopping, completed, stopped or failed.
     pub phase: &'static str,
     /// More about the phase.
     pub detail: String,

@@ -178,21 +178,24 @@ impl Machine {
     ) {
         let Some(roster) = &self.roster else { return };
         let position = shared.position;
-        match self.checkpoints.add(roster, rank, part, shared, took) {
+        let collected = self.checkpoints.add(roster, rank, part, shared, took);
+        let late = matches!(collected, Collected::Late);
+        match collected {
             Collected::Waiting | Collected::Late => {
                 if let Some(oldest) = self.checkpoints.surplus() {
-                    let why = Abandoned::Overtaken;
-                    effects.push(Effect::Log(Note::CheckpointAbandoned { position: oldest, why }));
+                    self.say_abandoned(oldest, Abandoned::Overtaken, effects);
+                }
+                if late && !self.checkpoints.has_part(position, rank) {
+                    self.settle_parts(position, effects);
                 }
             }
             Collected::Abandoned(why) => {
-                effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+                self.say_abandoned(position, why, effects);
                 self.settle(now, effects);
             }
             Collected::Complete(publication) => {
                 for position in self.checkpoints.overtaken_by(position) {
-                    let why = Abandoned::Overtaken;
-                    effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+                    self.say_abandoned(position, Abandoned::Overtaken, effects);
                 }
                 effects.push(Effect::Publish(publication));
             }
@@ -207,7 +210,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         if self.checkpoints.abandon(position, why.clone()) {
-            effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+            self.say_abandoned(position, why, effects);
         }
         self.settle(now, effects);
     }
@@ -222,16 +225,24 @@ impl Machine {
     ) {
         let (present, why) = (self.generation(), Abandoned::NotPublished { error });
         if self.checkpoints.not_published(position, present, why.clone()) {
-            effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+            self.say_abandoned(position, why, effects);
         }
         self.settle(now, effects);
+    }
+
+    fn say_abandoned(&mut self, position: Position, why: Abandoned, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
+        self.settle_parts(position, effects);
     }
 
     pub(super) fn published(&mut self, now: Duration, kept: Kept, effects: &mut Vec<Effect>) {
         self.owes_checkpoint = false;
         self.checkpoints.published(kept.clone());
+        let position = kept.position;
         effects.push(Effect::Log(Note::CheckpointPublished(kept)));
-        effects.push(Effect::Prune);
+        self.settle_parts(position, effects);
+        let of_generation = self.generation().map_or(self.plan.term, |it| it.term);
+        effects.push(Effect::Prune { living: of_generation.min(self.plan.term) });
         self.settle(now, effects);
     }
 

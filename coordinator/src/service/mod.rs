@@ -5,10 +5,10 @@
 
 #[cfg(test)]
 mod hostile;
+mod reception;
 mod rival;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use rival::is_served_by;
+pub use reception::Reception;
+pub use rival::{is_served_by, watch};
 
 use crate::engine::{Handle, Input, Outgoing};
 use crate::machine::{ConnectionId, Departure, DropStage, DropStatus, Event};
@@ -61,15 +62,21 @@ pub struct Facts {
 /// The service of one job.
 #[derive(Debug)]
 pub struct Service {
-    engine: Handle,
-    facts: Arc<Facts>,
+    reception: Reception,
     calls: AtomicU64,
 }
 
 impl Service {
     /// For the job of that engine.
     pub fn new(engine: Handle, facts: Facts) -> Self {
-        Self { engine, facts: Arc::new(facts), calls: AtomicU64::new(0) }
+        let reception = Reception::default();
+        reception.open(engine, facts);
+        Self::behind(reception)
+    }
+
+    /// For a job that is still being opened.
+    pub fn behind(reception: Reception) -> Self {
+        Self { reception, calls: AtomicU64::new(0) }
     }
 
     /// To be added to a server.
@@ -93,6 +100,7 @@ impl Coordinator for Service {
         &self,
         request: Request<Streaming<pb::WorkerMessage>>,
     ) -> Result<Response<Orders>, Status> {
+        let (engine, facts) = self.reception.job()?;
         let mut words = request.into_inner();
         let first = timeout(HELLO, words.message())
             .await
@@ -101,11 +109,10 @@ impl Coordinator for Service {
         let hello = wire::hello(first).map_err(Status::invalid_argument)?;
         let connection = ConnectionId(self.calls.fetch_add(1, Ordering::Relaxed));
         let (line, orders) = Handle::line();
-        if !self.engine.send(Input::Call { connection, hello, line }).await {
+        if !engine.send(Input::Call { connection, hello, line }).await {
             return Err(Status::unavailable("the job is over"));
         }
-        tokio::spawn(listen(connection, words, self.engine.clone()));
-        let facts = Arc::clone(&self.facts);
+        tokio::spawn(listen(connection, words, engine));
         let translate = move |it| Ok(wire::outgoing(it, &facts));
         Ok(Response::new(ReceiverStream::new(orders).map(Box::new(translate))))
     }
@@ -114,7 +121,11 @@ impl Coordinator for Service {
         &self,
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusReply>, Status> {
-        Ok(Response::new(wire::status(self.engine.status(), &self.facts)))
+        let reply = match self.reception.job() {
+            Ok((engine, facts)) => wire::status(engine.status(), &facts),
+            Err(_) => self.reception.told(),
+        };
+        Ok(Response::new(reply))
     }
 
     async fn stop(
@@ -125,16 +136,18 @@ impl Coordinator for Service {
             "" => "asked to stop".to_owned(),
             reason => wire::printable(reason),
         };
-        self.engine.send(Input::Event(Event::StopRequested { reason })).await;
-        Ok(Response::new(pb::StopReply { phase: self.engine.status().phase.to_owned() }))
+        let (engine, _) = self.reception.job()?;
+        engine.send(Input::Event(Event::StopRequested { reason })).await;
+        Ok(Response::new(pb::StopReply { phase: engine.status().phase.to_owned() }))
     }
 
     async fn drop_rate(
         &self,
         request: Request<pb::DropRateRequest>,
     ) -> Result<Response<pb::DropRateReply>, Status> {
+        let (engine, facts) = self.reception.job()?;
         let it = request.into_inner();
-        let divide_by = if it.divide_by == 0.0 { self.facts.divide_by } else { it.divide_by };
+        let divide_by = if it.divide_by == 0.0 { facts.divide_by } else { it.divide_by };
         if !(divide_by > 1.0 && divide_by <= MOST) {
             let what = format!("a drop divides by more than 1 and at most {MOST}, not {divide_by}");
             return Err(Status::invalid_argument(what));
@@ -143,9 +156,9 @@ impl Coordinator for Service {
         let until = Instant::now() + patience.min(LONGEST_PATIENCE);
         let request = self.calls.fetch_add(1, Ordering::Relaxed);
         let reason = wire::printable(&it.reason);
-        let mut watch = self.engine.watch();
+        let mut watch = engine.watch();
         let event = Event::DropOrdered { request, divide_by, reason };
-        if !self.engine.send(Input::Event(event)).await {
+        if !engine.send(Input::Event(event)).await {
             return Err(Status::unavailable("the job is over"));
         }
         let over = "the job ended before the order took effect; unless it never reached the \
@@ -158,7 +171,7 @@ impl Coordinator for Service {
         let status = match timeout_at(until, decided).await {
             Ok(Ok(status)) => status.clone(),
             Ok(Err(_)) => return Err(Status::unavailable(over)),
-            Err(_) => self.engine.status(),
+            Err(_) => engine.status(),
         };
         match status.drops.into_iter().find(|it| it.request == Some(request)) {
             Some(DropStatus { stage: DropStage::Failed(error), .. }) => {
@@ -166,14 +179,14 @@ impl Coordinator for Service {
             }
             Some(drop) => {
                 let drop = Some(wire::drop_status(drop));
-                let steps_per_epoch = self.facts.steps_per_epoch;
+                let steps_per_epoch = facts.steps_per_epoch;
                 Ok(Response::new(pb::DropRateReply { drop, steps_per_epoch }))
             }
             // Not even looked at yet.
             None => {
                 let drop =
                     pb::DropStatus { stage: "writing".to_owned(), divide_by, ..Default::default() };
-                let steps_per_epoch = self.facts.steps_per_epoch;
+                let steps_per_epoch = facts.steps_per_epoch;
                 Ok(Response::new(pb::DropRateReply { drop: Some(drop), steps_per_epoch }))
             }
         }

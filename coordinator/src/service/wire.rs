@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use convoy_common::exit;
-use convoy_common::ids::{Generation, Position, Reached};
+use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached};
 use convoy_common::pb;
 use convoy_common::schedule::ManualDrop;
 use pb::coordinator_message::Kind as Out;
@@ -16,8 +16,8 @@ use super::Facts;
 use crate::engine::Outgoing;
 use crate::machine::{
     Assignment, CacheReport, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed,
-    Finished, Hello, Left, Order, Report, Resume, Seat, Status, StepReport, StepTimes,
-    WorkerStatus,
+    Finished, Hello, Left, Order, Part, Report, Resume, Seat, Stage, Standing, Status, StepReport,
+    StepTimes, WorkerStatus,
 };
 
 /// Longest text of a worker that is kept, in characters.
@@ -40,6 +40,47 @@ pub(super) fn hello(message: pb::WorkerMessage) -> Result<Hello, String> {
         expect_config: (!it.expect_config.is_empty()).then(|| printable(&it.expect_config)),
         cores: (it.cores > 0).then_some(it.cores),
         bf16_units: it.bf16_units,
+        standing: it.standing.map(standing).transpose()?.map(Box::new),
+    })
+}
+
+fn standing(it: pb::Standing) -> Result<Standing, String> {
+    let some = |text: &str| (!text.is_empty()).then(|| printable(text));
+    Ok(Standing {
+        generation: it.generation.ok_or("a standing without its generation")?.into(),
+        rank: Rank(it.rank),
+        roster: it
+            .roster
+            .into_iter()
+            .map(|it| Seat { name: it.name, ring_address: it.ring_address })
+            .collect(),
+        lineage: Lineage(it.lineage),
+        start: reached(it.start.ok_or("a standing without its start")?)?,
+        stage: match pb::Stage::try_from(it.stage) {
+            Ok(pb::Stage::Out) => Stage::Out,
+            Ok(pb::Stage::Preparing) => Stage::Preparing,
+            Ok(pb::Stage::Training) => Stage::Training,
+            Ok(pb::Stage::Ended) => Stage::Ended,
+            Err(_) => return Err(format!("a standing in the unknown stage {}", it.stage)),
+        },
+        position: at(it.position)?,
+        held: it.held.map(reached).transpose()?,
+        owes_checkpoint: it.owes_checkpoint,
+        stop: some(&it.stop),
+        newest_drop: it.newest_drop,
+        leaving: some(&it.leaving),
+        fingerprint: printable(&it.fingerprint),
+        config_digest: printable(&it.config_digest),
+        parts: it.parts.iter().map(part).collect::<Result<_, _>>()?,
+    })
+}
+
+fn part(it: &pb::PartUploaded) -> Result<Part, String> {
+    Ok(Part {
+        entry: json("part_json", &it.part_json)?,
+        shared: json("shared_json", &it.shared_json)?,
+        took: Duration::try_from_secs_f64(it.seconds).unwrap_or_default(),
+        state_digest: printable(&it.state_digest),
     })
 }
 
@@ -65,16 +106,12 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
             let position = at(it.position)?;
             (it.generation, Report::DropApplied { number: it.number, position })
         }
-        Some(In::PartUploaded(it)) => (
-            it.generation,
-            Report::PartUploaded {
-                position: at(it.position)?,
-                part: Box::new(json("part_json", &it.part_json)?),
-                shared: json("shared_json", &it.shared_json)?,
-                took: Duration::try_from_secs_f64(it.seconds).unwrap_or_default(),
-                state_digest: printable(&it.state_digest),
-            },
-        ),
+        Some(In::PartUploaded(it)) => {
+            let Part { entry, shared, took, state_digest } = part(&it)?;
+            let (position, part) = (at(it.position)?, Box::new(entry));
+            let report = Report::PartUploaded { position, part, shared, took, state_digest };
+            (it.generation, report)
+        }
         Some(In::PartDelayed(it)) => {
             let hint = (!it.hint.is_empty()).then(|| printable(&it.hint));
             (it.generation, Report::PartDelayed { error: printable(&it.error), hint })
@@ -205,6 +242,19 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
             run_id: facts.run_id.clone(),
             config_json: facts.config_json.clone(),
             record_digest: facts.record_digest.clone(),
+            term: facts.term,
+        }),
+        Outgoing::Pulse => Out::Pulse(pb::Pulse {}),
+        Outgoing::Order(Order::Adopted(it)) => Out::Adopted(pb::Adopted {
+            generation: Some(it.generation.into()),
+            directives: it.drops.into_iter().map(directive).collect(),
+        }),
+        Outgoing::Order(Order::StartAfresh { reason }) => {
+            Out::StartAfresh(pb::StartAfresh { reason })
+        }
+        Outgoing::Order(Order::Settled { generation, position }) => Out::Settled(pb::Settled {
+            generation: Some(generation.into()),
+            position: Some(position.into()),
         }),
         Outgoing::Order(Order::Assign(it)) => Out::Assignment(assignment(it)),
         Outgoing::Order(Order::Begin(it)) => Out::Begin(pb::Begin { generation: Some(it.into()) }),

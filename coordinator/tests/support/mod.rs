@@ -150,6 +150,7 @@ pub(crate) fn hello(name: &str) -> pb::Hello {
         device: "cpu".to_owned(),
         lanes: 1,
         pid: std::process::id(),
+        standing: None,
         expect_config: String::new(),
         cores: 4,
         bf16_units: false,
@@ -193,8 +194,14 @@ impl Worker {
 
     /// The next order; none when the call is over.
     pub(crate) async fn order(&mut self) -> Option<Out> {
-        let next = timeout(SOON, self.orders.message()).await.expect("an order in time");
-        next.ok().flatten().map(|it| it.kind.expect("a kind"))
+        loop {
+            let next = timeout(SOON, self.orders.message()).await.expect("an order in time");
+            match next.ok().flatten().map(|it| it.kind.expect("a kind")) {
+                // What needs no answer.
+                Some(Out::Pulse(_) | Out::Settled(_)) => {}
+                order => return order,
+            }
+        }
     }
 
     pub(crate) async fn say(&self, kind: In) {

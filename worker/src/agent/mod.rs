@@ -6,6 +6,9 @@
 //!                                              '------- left, with the state <----------'
 //! ```
 //!
+//! A coordinator that is lost does not end it either: training goes on, and the session looks for the
+//! next one ([`absence`]).
+//!
 //! A generation that ends, in agreement or because something broke, is not the end of the worker:
 //! the state goes back into the vault, and the next assignment says what to do with it.
 //!
@@ -13,6 +16,7 @@
 //! threads of their own. It listens to the coordinator all the while, so an order to end reaches a
 //! worker in whatever it is doing.
 
+mod absence;
 mod prepare;
 mod setback;
 mod training;
@@ -37,7 +41,7 @@ use self::training::Ended;
 use crate::model::Device;
 use crate::peer::Vault;
 use crate::ring::{Ring, RingServer};
-use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Reporter};
+use crate::session::{self, Assignment, Computed, Introduction, Link, News, Order};
 use crate::train::{Cause, Control, Fault, Mishap, Phase, Report};
 
 /// How long a worker that has ended waits for the coordinator's last word, beyond what the last
@@ -88,46 +92,69 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<u8, Failure> {
     let opening = session::open(&settings.coordinator, settings.who.clone(), settings.patience);
-    let (welcome, orders, reporter) = tokio::select! {
+    let line = tokio::select! {
         opened = opening => opened?,
         _ = shutdown.requested() => return Ok(exit::STOPPED),
     };
     let (events, inbox) = mpsc::channel(1);
     let (reports, outbox) = mpsc::channel(QUEUE);
-    let job = Arc::new(Job::open(welcome, &settings).await?);
+    let job = Arc::new(Job::open(line.welcome.config.clone(), &settings).await?);
     let fingerprint = job.fingerprint().await?;
     info!(fingerprint, "computed the numerics fingerprint");
-    reporter.send(Computed { fingerprint }).await;
+    let (address, run) = (settings.coordinator.parse()?, Arc::clone(&job.catalogue));
+    let mut link = Link::new(line, address, settings.who.clone(), run, fingerprint.clone());
+    link.report(Computed { fingerprint: fingerprint.clone() }.into());
     let agent = Agent {
         job,
         ring: Arc::new(ring),
         vault,
         control: Arc::default(),
-        reporter,
+        link,
+        fingerprint,
         generation: Generation::default(),
+        place: None,
         stage: Stage::Idle,
         left: false,
         is_over: false,
+        starts_afresh: false,
+        newest_drop: 0,
+        told_to_stop: None,
+        asked_to_leave: None,
+        gives_up: None,
         verdict: None,
         last_word: None,
         events,
         reports,
     };
-    agent.live(orders, inbox, outbox, shutdown).await
+    agent.live(inbox, outbox, shutdown).await
 }
 
 struct Agent {
     job: Arc<Job>,
     ring: Arc<RingServer>,
     control: Arc<Control>,
-    reporter: Reporter,
+    link: Link,
+    /// What this machine computes under the run's numerics.
+    fingerprint: String,
     vault: Arc<Vault>,
     generation: Generation,
+    /// Its place in that generation, if it has had one.
+    place: Option<Arc<Assignment>>,
     stage: Stage,
     /// The coordinator knows that this worker is out of the generation's ring.
     left: bool,
     /// The coordinator has ended the generation.
     is_over: bool,
+    /// It is to begin anew as soon as no trainer has its state.
+    starts_afresh: bool,
+    /// Of the override log, that it knows.
+    newest_drop: u32,
+    /// Why the coordinator wants a stop, if it does.
+    told_to_stop: Option<String>,
+    /// By whom or what this worker was asked to go, and when.
+    asked_to_leave: Option<(String, Instant)>,
+    /// No coordinator came: until then all ranks may come to an end together.
+    gives_up: Option<Instant>,
     /// How this worker's training ended, once it has.
     verdict: Option<Result<Cause, Failure>>,
     /// When a worker that has ended stops waiting for the coordinator.
@@ -139,51 +166,79 @@ struct Agent {
 impl Agent {
     async fn live(
         mut self,
-        mut orders: Orders,
         mut inbox: mpsc::Receiver<Event>,
         mut outbox: mpsc::Receiver<Report>,
         shutdown: Shutdown,
     ) -> Result<u8, Failure> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stop_requested = false;
         loop {
+            if self.link.is_searching() {
+                self.link.stands(self.standing().as_ref());
+            }
             tokio::select! {
                 // Reports come before orders, so that none is left behind when the last order arrives.
                 biased;
-                Some(report) = outbox.recv() => self.report(report).await,
-                Some(event) = inbox.recv() => self.on_event(event).await,
-                order = orders.next() => match order {
-                    Ok(Order::Shutdown { reason, exit_code }) => {
+                Some(report) = outbox.recv() => self.report(report),
+                Some(event) = inbox.recv() => {
+                    self.on_event(event);
+                    if let Some(end) = self.deserted_end() {
+                        return end;
+                    }
+                }
+                news = self.link.next() => match news {
+                    News::Order(Order::Shutdown { reason, exit_code }) => {
                         info!(reason, exit_code, "the coordinator ends this worker");
                         self.control.abandon();
                         return Ok(exit_code);
                     }
-                    Ok(Order::Drop(drop)) => self.learn(drop).await,
-                    Ok(order) => self.on_order(order).await,
-                    Err(error) => return self.without_coordinator(error.into()),
+                    News::Order(order) => self.on_order(order),
+                    News::Refused(error) => return self.without_coordinator(error.into()),
+                    News::Lost(error) => {
+                        if let Some(Err(_)) = self.verdict {
+                            return self.without_coordinator(error.into());
+                        }
+                        self.on_lost(&error);
+                    }
+                    News::Silent(silence) => self.on_silence(silence),
+                    News::Back(back) => self.on_back(*back),
                 },
-                request = shutdown.requested(), if !stop_requested => {
-                    stop_requested = true;
+                request = shutdown.requested(), if self.asked_to_leave.is_none() => {
                     let reason = request.reason;
                     info!(reason, "asked to leave: the others go on without this worker");
-                    self.report(Report::Leaving { reason }).await;
+                    self.asked_to_leave = Some((reason.clone(), Instant::now()));
+                    self.report(Report::Leaving { reason });
                 }
                 _ = shutdown.immediate() => return Ok(exit::INTERRUPTED),
                 _ = heartbeat.tick() => {
+                    if let Some(since) = self.link.away_since() {
+                        if let Some(end) = self.look_at_absence(since).await {
+                            return end;
+                        }
+                        continue;
+                    }
                     if self.last_word.is_some_and(|deadline| Instant::now() > deadline) {
                         warn!("the coordinator did not end this worker in time");
                         return self.verdict.map_or(Ok(exit::FAILURE), |it| it.map(exit_code));
                     }
                     let (position, phase) = (self.control.position(), self.control.phase());
-                    self.report(Report::Heartbeat { position, phase }).await;
+                    self.report(Report::Heartbeat { position, phase });
                 }
             }
         }
     }
 
-    async fn on_order(&mut self, order: Order) {
+    fn on_order(&mut self, order: Order) {
         match order {
+            Order::Drop(drop) => self.learn(drop),
+            Order::Adopted { generation, drops } => self.on_adopted(generation, drops),
+            Order::StartAfresh { reason } => self.start_afresh(&reason),
+            Order::Settled { generation, position } => {
+                if generation == self.generation {
+                    self.link.settled(position);
+                }
+            }
+            Order::Pulse => {}
             Order::Prepare(assignment) => self.prepare(assignment),
             Order::Begin(generation) if generation == self.generation => self.begin(),
             Order::Begin(generation) => {
@@ -191,10 +246,11 @@ impl Agent {
             }
             Order::StopAfterStep { checkpoint, reason } => {
                 info!(reason, checkpoint, "stopping at the next step boundary");
+                self.told_to_stop.get_or_insert(reason);
                 self.control.stop_after_step(checkpoint);
             }
             Order::EndGeneration { generation, reason } => {
-                self.end_generation(generation, &reason).await;
+                self.end_generation(generation, &reason);
             }
             Order::Regroup { generation, reason } => {
                 if generation == self.generation {
@@ -202,7 +258,7 @@ impl Agent {
                     self.control.regroup();
                 }
             }
-            Order::Drop(_) | Order::Shutdown { .. } => {
+            Order::Shutdown { .. } => {
                 unreachable!("invariant: handled by the caller")
             }
         }
@@ -219,13 +275,21 @@ impl Agent {
             "preparing"
         );
         self.generation = generation;
-        (self.left, self.is_over) = (false, false);
+        self.link.begin();
+        (self.left, self.is_over, self.starts_afresh) = (false, false, false);
         (self.verdict, self.last_word) = (None, None);
+        if assignment.stop {
+            self.told_to_stop.get_or_insert_with(|| "the job ends".to_owned());
+        }
         self.control.begin_generation();
         self.control.enter(Phase::Prepare);
         self.control.reached(assignment.start.position);
         // Whoever is ready knows them.
-        assignment.drops.iter().for_each(|drop| self.control.learn(*drop));
+        for drop in &assignment.drops {
+            self.control.learn(*drop);
+            self.newest_drop = self.newest_drop.max(drop.number);
+        }
+        self.place = Some(Arc::new(assignment.clone()));
         let (job, ring, vault) =
             (Arc::clone(&self.job), Arc::clone(&self.ring), Arc::clone(&self.vault));
         let events = self.events.clone();
@@ -238,7 +302,7 @@ impl Agent {
     }
 
     /// The generation is over: whatever this worker does in it, it comes out with its state.
-    async fn end_generation(&mut self, generation: Generation, reason: &str) {
+    fn end_generation(&mut self, generation: Generation, reason: &str) {
         if generation != self.generation {
             debug!(%generation, "told to leave another generation; ignored");
             return;
@@ -248,11 +312,11 @@ impl Agent {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Preparing(task) => {
                 task.abort();
-                self.leave(None, String::new()).await;
+                self.leave(None, String::new());
             }
             Stage::Ready(prepared) => {
                 prepared.ring.leave();
-                self.leave(None, String::new()).await;
+                self.leave(None, String::new());
             }
             Stage::Training(ring) => {
                 self.control.leave_generation();
@@ -260,12 +324,12 @@ impl Agent {
                 // The trainer comes back as soon as it can.
                 self.stage = Stage::Training(ring);
             }
-            Stage::Idle => self.leave(None, String::new()).await,
+            Stage::Idle => self.leave(None, String::new()),
         }
     }
 
     /// Says, once in a generation, that this worker is out of its ring and what it holds.
-    async fn leave(&mut self, blame: Option<String>, error: String) {
+    fn leave(&mut self, blame: Option<String>, error: String) {
         if self.left || matches!(self.verdict, Some(Err(_))) {
             return;
         }
@@ -275,17 +339,18 @@ impl Agent {
         self.control.enter(Phase::Idle);
         let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
         let report = Report::Left { held, agreed: false, owes_checkpoint, blame, error };
-        self.report(report).await;
+        self.report(report);
     }
 
-    async fn learn(&mut self, drop: ManualDrop) {
+    fn learn(&mut self, drop: ManualDrop) {
         let ManualDrop { number, divide_by, .. } = drop;
         info!(number, divide_by, "the rate is to drop as soon as all ranks know it");
         self.control.learn(drop);
-        self.report(Report::DropKnown { number }).await;
+        self.newest_drop = self.newest_drop.max(number);
+        self.report(Report::DropKnown { number });
     }
 
-    async fn on_event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) {
         match event {
             Event::Prepared(generation, prepared) => {
                 let expected = matches!(self.stage, Stage::Preparing(_));
@@ -297,12 +362,12 @@ impl Agent {
                         self.control.enter(Phase::Idle);
                         let state_digest = prepared.state_digest.clone();
                         self.stage = Stage::Ready(prepared);
-                        self.report(Report::Ready { state_digest }).await;
+                        self.report(Report::Ready { state_digest });
                     }
-                    Err(setback) => self.set_back(setback).await,
+                    Err(setback) => self.set_back(setback),
                 }
             }
-            Event::Ended(ended) => self.on_ended(*ended).await,
+            Event::Ended(ended) => self.on_ended(*ended),
         }
     }
 
@@ -328,9 +393,13 @@ impl Agent {
         });
     }
 
-    async fn on_ended(&mut self, ended: Ended) {
+    fn on_ended(&mut self, ended: Ended) {
         self.control.enter(Phase::Idle);
         self.stage = Stage::Idle;
+        if self.starts_afresh {
+            // What it came to is of no use to anybody.
+            return self.begin_anew();
+        }
         let holds = ended.remains.is_some();
         if let Some(remains) = ended.remains {
             self.vault.put(remains);
@@ -342,32 +411,32 @@ impl Agent {
                 let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
                 let (blame, error) = (None, String::new());
                 let report = Report::Left { held, agreed: true, owes_checkpoint, blame, error };
-                self.report(report).await;
+                self.report(report);
             }
             Ok((ending, state_digest)) => {
                 let (position, cause) = (ending.position, ending.cause);
                 info!(?cause, %position, detail = ending.detail, state_digest, "training ended");
                 let detail = ending.detail;
-                self.report(Report::Finished { position, cause, detail, state_digest }).await;
+                self.report(Report::Finished { position, cause, detail, state_digest });
                 self.conclude(Ok(cause));
                 if self.is_over {
-                    self.leave(None, String::new()).await;
+                    self.leave(None, String::new());
                 }
             }
             Err(error) => {
                 let mut setback = Setback::from(error);
                 setback.goes_on &= holds;
-                self.set_back(setback).await;
+                self.set_back(setback);
             }
         }
     }
 
     /// Something keeps this worker from its generation.
-    async fn set_back(&mut self, setback: Setback) {
+    fn set_back(&mut self, setback: Setback) {
         let Setback { failure, blame, goes_on } = setback;
         self.stage = Stage::Idle;
         if !goes_on {
-            return self.fail(failure).await;
+            return self.fail(failure);
         }
         let error = failure.to_string();
         if self.is_over {
@@ -375,14 +444,14 @@ impl Agent {
         } else {
             warn!(error, blame, "the generation is broken; this worker keeps its state");
         }
-        self.leave(blame, error).await;
+        self.leave(blame, error);
     }
 
-    async fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: Failure) {
         let error = failure.to_string();
         error!(error, "this worker cannot go on");
         let (position, exit_code) = (self.control.position(), failure.code());
-        self.report(Report::Failed { position, error, exit_code }).await;
+        self.report(Report::Failed { position, error, exit_code });
         self.conclude(Err(failure));
     }
 
@@ -404,8 +473,8 @@ impl Agent {
         }
     }
 
-    async fn report(&self, report: Report) {
-        self.reporter.send(report.of(self.generation)).await;
+    fn report(&mut self, report: Report) {
+        self.link.report(report.of(self.generation));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::data;
 use crate::model::{self, Device, Net, Spec};
 use crate::peer::{Donor, Vault};
 use crate::ring::{self, Member, Ring, RingError, RingServer};
-use crate::session::{Assignment, Resume, Welcome};
+use crate::session::{Assignment, Resume};
 use crate::state;
 use crate::train::{Fault, Mishap, Redo, Remains};
 
@@ -50,8 +50,7 @@ pub(super) struct Prepared {
 
 impl Job {
     /// Opens the run's store and its data set.
-    pub(super) async fn open(welcome: Welcome, settings: &Settings) -> Result<Self, Failure> {
-        let Welcome { config, .. } = welcome;
+    pub(super) async fn open(config: RunConfig, settings: &Settings) -> Result<Self, Failure> {
         let dataset = Dataset::open(Store::open(&config.data.url)?)
             .await?
             .with_read_timeout(config.data.read_timeout);
@@ -68,6 +67,20 @@ impl Job {
         let (device, lanes, fault) = (settings.device, settings.who.lanes, settings.fault.clone());
         let mishap = settings.mishap.clone();
         Ok(Self { config, dataset, source, catalogue, device, lanes, fault, mishap })
+    }
+
+    /// The same by another config of the run, as a new coordinator may have one. Where its data are
+    /// and how they are read stays as it was.
+    pub(super) fn by(&self, config: RunConfig) -> Self {
+        Self {
+            config: RunConfig { data: self.config.data.clone(), ..config },
+            dataset: self.dataset.clone(),
+            source: self.source.clone(),
+            catalogue: Arc::clone(&self.catalogue),
+            device: self.device,
+            lanes: self.lanes,
+            fault: self.fault.clone(),
+        }
     }
 
     /// What this machine computes under the run's numerics.

@@ -1,11 +1,13 @@
 //! A job in a test's hand: events go in with a time of the test's own, effects are looked at.
 
+mod adoption;
 mod drops;
 mod ends;
 mod joining;
 mod losses;
 mod random;
 mod regrouping;
+mod restarts;
 mod training;
 
 use std::collections::BTreeMap;
@@ -25,12 +27,14 @@ pub(super) fn plan(workers: u32) -> Plan {
         run: "test".to_owned(),
         term: Term(3),
         lineage: Lineage(1),
+        repeats: None,
         start: Start::default(),
         workers,
         min_workers: 1,
         version: "1.2.3".to_owned(),
         protocol: 1,
         config_digest: "c0".to_owned(),
+        resolved_digest: "r0".to_owned(),
         threads_per_lane: 2,
         fingerprint: None,
         allow_mixed_numerics: false,
@@ -60,6 +64,7 @@ pub(super) fn hello(name: &str) -> Hello {
         expect_config: None,
         cores: Some(4),
         bf16_units: false,
+        standing: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::adoption::standing;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -10,6 +11,8 @@ enum Act {
     /// Without its fingerprint.
     JoinMute(u32),
     Compute(u32, u8),
+    /// As one that has lost an earlier coordinator.
+    CallAgain(u32, u32, u8, Option<u32>),
     Leave(u64),
     WantToLeave(u64),
     Say(u64, Word),
@@ -65,6 +68,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0u32..4).prop_map(Act::Join),
         1 => (0u32..4).prop_map(Act::JoinMute),
         2 => (0u32..4, 0u8..2).prop_map(|(who, fingerprint)| Act::Compute(who, fingerprint)),
+        2 => (0u32..4, 3u32..5, 0u8..4, proptest::option::of(0u32..20))
+            .prop_map(|(who, counter, stage, held)| Act::CallAgain(who, counter, stage, held)),
         1 => (0u64..4).prop_map(Act::Leave),
         1 => (0u64..4).prop_map(Act::WantToLeave),
         20 => (0u64..4, word()).prop_map(|(who, word)| Act::Say(who, word)),
@@ -144,6 +149,26 @@ impl World {
                 self.next += 1;
                 self.job.on(Event::Joined { connection, hello: hello(&name) });
             }
+            Act::CallAgain(who, counter, stage, held) => {
+                let name = char::from(b'a' + *who as u8).to_string();
+                let connection = id(self.next);
+                self.calls[*who as usize] = Some(self.next);
+                self.next += 1;
+                let position = held.map_or(at(0, 2), |step| at(step / 10, step % 10));
+                let out = *stage == 0;
+                let standing = Standing {
+                    generation: Generation { term: Term(2), counter: *counter },
+                    stage: [Stage::Out, Stage::Preparing, Stage::Training, Stage::Ended]
+                        [usize::from(*stage)],
+                    held: held.filter(|_| out).map(|_| Reached { position, evaluated: false }),
+                    stop: (position.step == 7).then(|| "asked".to_owned()),
+                    leaving: (position.step == 8).then(|| "asked".to_owned()),
+                    ..standing(*who, (*who + 1).max(2), position)
+                };
+                let standing = Some(Box::new(standing));
+                self.job
+                    .on(Event::Joined { connection, hello: Hello { standing, ..hello(&name) } });
+            }
             Act::Leave(who) => {
                 if let Some(call) = self.calls[*who as usize].take() {
                     self.job.gone(call);
@@ -220,171 +245,6 @@ impl World {
     }
 }
 
-/// A cluster whose workers do what they are told, one step after the other.
-struct Cluster {
-    world: World,
-    /// What the worker of each call holds, and the generation that it is in.
-    holds: BTreeMap<u64, (Option<Reached>, Option<Generation>)>,
-    /// The newest state that there has been.
-    newest: Option<Reached>,
-    formed: Option<Generation>,
-}
-
-#[derive(Clone, Debug)]
-enum Deed {
-    Join(u32),
-    Kill(u64),
-    Drain(u64),
-    /// All make a step, except that those from the given place on are lost before they have it.
-    Step,
-    /// Only some get what the others have already, and one that has it dies.
-    TornStep(u8, u8),
-    Pass(u16),
-}
-
-fn deed() -> impl Strategy<Value = Deed> {
-    prop_oneof![
-        6 => (0u32..4).prop_map(Deed::Join),
-        2 => (0u64..4).prop_map(Deed::Kill),
-        1 => (0u64..4).prop_map(Deed::Drain),
-        8 => Just(Deed::Step),
-        3 => (any::<u8>(), any::<u8>()).prop_map(|(some, dies)| Deed::TornStep(some, dies)),
-        3 => (0u16..3000).prop_map(Deed::Pass),
-    ]
-}
-
-impl Cluster {
-    /// Follows all orders until nobody has any.
-    fn obey(&mut self) {
-        loop {
-            let orders: Vec<(u64, Order)> =
-                self.world.job.orders().into_iter().map(|(to, it)| (to, it.clone())).collect();
-            self.world.job.effects.clear();
-            if orders.is_empty() {
-                return;
-            }
-            let mut more = Vec::new();
-            for (to, order) in orders {
-                self.follow(to, order);
-                more.append(&mut self.world.job.effects);
-            }
-            self.world.job.effects = more;
-        }
-    }
-
-    fn follow(&mut self, to: u64, order: Order) {
-        match order {
-            Order::Welcome => {
-                self.holds.insert(to, (None, None));
-            }
-            Order::Assign(it) => {
-                let Some((held, _)) = self.holds.get(&to).copied() else { return };
-                let new = self.formed.replace(it.generation) != Some(it.generation);
-                match it.resume {
-                    Resume::Seed | Resume::Checkpoint(_) => {
-                        assert!(self.newest.is_none() || !new, "somebody holds a state");
-                    }
-                    Resume::Keep => assert_eq!(held, Some(it.start)),
-                    Resume::Redo(_) => {
-                        assert!(held.expect("a state").is_just_before(it.start, 10));
-                    }
-                    Resume::State(_) => assert_ne!(held, Some(it.start)),
-                }
-                if let Some(newest) = self.newest {
-                    assert!(
-                        it.start == newest || it.start.is_just_before(newest, 10),
-                        "progress went back from {newest} to {}",
-                        it.start
-                    );
-                }
-                self.newest = Some(it.start);
-                self.holds.insert(to, (Some(it.start), Some(it.generation)));
-                self.world.job.say(to, ready_as_before());
-            }
-            Order::EndGeneration { .. } => {
-                let Some((held, _)) = self.holds.get(&to).copied() else { return };
-                self.world.job.say(to, left(held.expect("a state"), None));
-            }
-            Order::Regroup { generation, .. } => {
-                // All come to the same boundary.
-                if let Some((Some(held), Some(of))) = self.holds.get(&to).copied()
-                    && of == generation
-                {
-                    self.world.job.say(to, agreed(held));
-                }
-            }
-            Order::Shutdown { .. } => {
-                self.gone(to);
-            }
-            _ => {}
-        }
-    }
-
-    fn gone(&mut self, call: u64) {
-        for it in &mut self.world.calls {
-            *it = it.filter(|it| *it != call);
-        }
-        self.holds.remove(&call);
-        self.world.job.gone(call);
-        if self.holds.values().all(|it| it.0.is_none()) {
-            self.newest = None;
-        }
-    }
-
-    fn step(&mut self, who: &[u64]) {
-        let Some(newest) = self.newest.filter(|_| self.world.job.phase() == "training") else {
-            return;
-        };
-        let next = Reached { position: newest.position.next(10), evaluated: false };
-        for call in who {
-            self.holds.entry(*call).and_modify(|it| it.0 = Some(next));
-        }
-        self.newest = Some(next);
-    }
-
-    /// Those of the running generation, by rank.
-    fn seated(&self) -> Vec<u64> {
-        self.world.job.machine.seated().iter().map(|it| it.0).collect()
-    }
-
-    fn act(&mut self, deed: &Deed) {
-        match deed {
-            Deed::Join(who) if self.world.calls[*who as usize].is_none() => {
-                self.world.act(&Act::JoinMute(*who));
-                let call = self.world.next - 1;
-                self.obey();
-                let fingerprint = "f0".to_owned();
-                self.world.job.on(Event::Computed { connection: id(call), fingerprint });
-            }
-            Deed::Kill(who) => {
-                if let Some(call) = self.world.calls[*who as usize] {
-                    self.gone(call);
-                }
-            }
-            Deed::Drain(who) => self.world.act(&Act::WantToLeave(*who)),
-            Deed::Step => {
-                let all = self.seated();
-                self.step(&all);
-            }
-            Deed::TornStep(some, dies) => {
-                let all = self.seated();
-                let (some, dies) = (usize::from(*some), usize::from(*dies));
-                if all.len() > 1 && self.world.job.phase() == "training" {
-                    let have = &all[..1 + some % all.len()];
-                    self.step(have);
-                    self.gone(all[dies % all.len()]);
-                }
-            }
-            Deed::Join(_) => {}
-            Deed::Pass(milliseconds) => {
-                let alive: Vec<u64> = self.holds.keys().copied().collect();
-                self.world.job.pass(Duration::from_millis((*milliseconds).into()), &alive);
-            }
-        }
-        self.obey();
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
@@ -405,36 +265,5 @@ proptest! {
         // From here on nobody says anything, and time passes.
         world.job.pass(Duration::from_secs(120), &[]);
         prop_assert!(world.job.machine.outcome().is_some(), "{}", world.job.phase());
-    }
-
-    /// Losses, joins and drains in any order, also in the middle of a step: as long as anybody
-    /// holds a state, nobody goes back by more than a step, and what is left always goes on.
-    #[test]
-    fn a_job_goes_on_with_whoever_is_left(
-        workers in 1u32..5,
-        min_workers in 1u32..3,
-        deeds in proptest::collection::vec(deed(), 0..80),
-    ) {
-        let min_workers = min_workers.min(workers);
-        let world = World {
-            job: Job::new(Plan { min_workers, ..plan(workers) }),
-            calls: [None; 4],
-            next: 0,
-            publishing: Vec::new(),
-        };
-        let mut cluster = Cluster { world, holds: BTreeMap::new(), newest: None, formed: None };
-        for deed in (0..workers.min(4)).map(Deed::Join).chain(deeds) {
-            cluster.act(&deed);
-            if cluster.world.job.machine.outcome().is_some() {
-                return Ok(());
-            }
-            let phase = cluster.world.job.phase();
-            let there = cluster.world.job.machine.members.candidates().len() as u32;
-            let all_obey = ["waiting", "training", "stopping", "failed", "stopped"].contains(&phase);
-            prop_assert!(all_obey, "{phase}");
-            if cluster.newest.is_some() && there >= min_workers {
-                prop_assert_ne!(phase, "waiting", "{} of {}", there, min_workers);
-            }
-        }
     }
 }

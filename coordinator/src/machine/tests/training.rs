@@ -119,7 +119,15 @@ fn a_checkpoint_is_published_when_the_parts_of_all_ranks_are_in() {
     assert_eq!(publications[0].shared, shared(at(0, 5)));
 
     job.on(Event::ManifestPublished(kept(at(0, 5))));
-    assert!(matches!(job.effects[..], [Effect::Log(Note::CheckpointPublished(_)), Effect::Prune]));
+    assert!(matches!(
+        job.effects[..],
+        [
+            Effect::Log(Note::CheckpointPublished(_)),
+            Effect::Send { order: Order::Settled { .. }, .. },
+            Effect::Send { order: Order::Settled { .. }, .. },
+            Effect::Prune { living: Term(3) },
+        ]
+    ));
     assert_eq!(job.machine.status(job.now).last_checkpoint, Some(kept(at(0, 5))));
     assert_eq!(job.phase(), "training");
 }
