@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
 use crate::commands::{
-    check, checkpoints, dataset, launch, lr, prepare, serve, status, stop, synthesize,
+    check, checkpoints, dataset, drill, launch, lr, prepare, serve, status, stop, synthesize,
 };
 
 /// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
@@ -20,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Launch(launch::Args),
+    Drill(drill::Args),
     Serve(serve::Args),
     Prepare(prepare::Args),
     Dataset(dataset::Args),
@@ -35,6 +36,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Launch(args) => launch::run(args),
+        Command::Drill(args) => drill::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Dataset(args) => dataset::run(args),

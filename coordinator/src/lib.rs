@@ -11,6 +11,7 @@
 mod bytes;
 pub mod cli;
 mod commands;
+mod drill;
 pub mod engine;
 mod launch;
 pub mod ledger;

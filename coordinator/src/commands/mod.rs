@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod checkpoints;
 pub(crate) mod dataset;
+pub(crate) mod drill;
 pub(crate) mod job;
 pub(crate) mod launch;
 pub(crate) mod lr;

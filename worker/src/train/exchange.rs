@@ -29,6 +29,8 @@ pub(super) struct Statistics {
     pub(super) correct: u32,
     /// Samples.
     pub(super) samples: u32,
+    /// Sum of the images' marks, see [`convoy_common::sampling::mark`].
+    pub(super) images: u64,
 }
 
 /// All ranks' blocks, put together.
@@ -66,7 +68,7 @@ pub(super) fn encode(
     factors: &[Factors],
 ) -> Bytes {
     let floats: usize = factors.iter().map(|it| it.activations.len() + it.deltas.len()).sum();
-    let mut block = BytesMut::with_capacity(9 + 16 * statistics.len() + 4 * floats);
+    let mut block = BytesMut::with_capacity(9 + 24 * statistics.len() + 4 * floats);
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     block.put_u8(
         flag(wishes.stop, STOP)
@@ -80,6 +82,7 @@ pub(super) fn encode(
         block.put_f64_le(it.loss);
         block.put_u32_le(it.correct);
         block.put_u32_le(it.samples);
+        block.put_u64_le(it.images);
     }
     for it in factors {
         for value in it.activations.iter().chain(&it.deltas) {
@@ -111,6 +114,8 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
             total.correct = total.correct.wrapping_add(u32::from_le_bytes(reader.array(what)?));
             let samples = u32::from_le_bytes(reader.array(what)?);
             total.samples = total.samples.wrapping_add(samples);
+            let images = u64::from_le_bytes(reader.array(what)?);
+            total.images = total.images.wrapping_add(images);
             rows = rows.saturating_add(samples as usize);
         }
         for (gathered, widths) in factors.iter_mut().zip(layers) {
@@ -175,7 +180,8 @@ mod tests {
     }
 
     fn block(samples: u32, start: f32, wishes: Wishes, slot_free: bool) -> Bytes {
-        let statistics = [Statistics { loss: f64::from(start), correct: 1, samples }];
+        let images = u64::MAX - u64::from(samples);
+        let statistics = [Statistics { loss: f64::from(start), correct: 1, samples, images }];
         let factors: Vec<_> = LAYERS.iter().map(|w| factors(samples as usize, *w, start)).collect();
         encode(wishes, slot_free, &statistics, &factors)
     }
@@ -186,7 +192,9 @@ mod tests {
         let knows_more = Wishes { newest_drop: 4, ..Wishes::default() };
         let blocks = [block(2, 10.0, knows_more, true), block(1, 20.0, stop, false)];
         let gathered = decode(&blocks, &LAYERS).unwrap();
-        assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3 });
+        // The marks wrap round: all but 2 and all but 1 are all but 4.
+        let images = u64::MAX - 4;
+        assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3, images });
         assert_eq!(
             gathered.agreed,
             Agreed { stop: true, newest_drop: 3, regroup: true, ..Agreed::default() }

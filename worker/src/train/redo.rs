@@ -99,6 +99,7 @@ fn step_head(it: &StepOutputs) -> pb::RedoStep {
         loss: it.total.loss,
         correct: it.total.correct,
         samples: it.total.samples,
+        images: it.total.images,
         agreed: Some(it.agreed.into()),
         trunk: it.reduced.trunk.len() as u64,
         layers: it.reduced.head.iter().map(layer).collect(),
@@ -154,7 +155,8 @@ impl Collector {
             Kind::Step(it) => {
                 let wanted = lengths(&it, spec, batch)?;
                 let agreed = it.agreed.ok_or("a step without its control word")?.into();
-                let total = Statistics { loss: it.loss, correct: it.correct, samples: it.samples };
+                let (loss, correct, samples, images) = (it.loss, it.correct, it.samples, it.images);
+                let total = Statistics { loss, correct, samples, images };
                 let head = Head::Step { total, agreed, layers: it.layers };
                 let filled = wanted.iter().map(|len| Vec::with_capacity(*len)).collect();
                 Ok(Self { from, head, wanted, filled })
@@ -298,7 +300,7 @@ mod tests {
         };
         let dense = numbers((linears[1].inputs + 1) * linears[1].outputs);
         let agreed = Agreed { slots_free: true, newest_drop: 3, ..Agreed::default() };
-        let total = Statistics { loss: 1.5, correct: 1, samples: 2 };
+        let total = Statistics { loss: 1.5, correct: 1, samples: 2, images: u64::MAX };
         let head = [factors(0), HeadGradient::Dense(dense), factors(2)];
         let reduced = Reduced { trunk: numbers(spec.trunk_len()), head };
         let outputs = Outputs::Step(StepOutputs { total, agreed, reduced });

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::TrainError;
 use super::boundary::{Boundary, Timetable};
 use super::control::{Control, Phase};
+use super::exchange::Statistics;
 use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
 use super::lanes::Lanes;
@@ -208,6 +209,10 @@ impl Trainer {
         let agreed = committed.agreed;
         self.boundary = Some(Boundary { agreed, evaluated: false, best: false });
         self.control.reached(self.position);
+        let Position { epoch, step } = self.position;
+        let Statistics { samples, images, .. } = committed.total;
+        // Of every rank and not only of the one that reports: what a drill goes by.
+        debug!(epoch, step, samples, images, "step committed");
         self.meet(Moment::Committed)?;
         self.tell_step(lr, committed);
         Ok(())
