@@ -65,7 +65,7 @@ fn whatever_pieces_of_a_step_a_peer_sends_they_are_taken_or_refused() {
 #[test]
 #[ignore = "writes the seeds of blocks and of pieces of a step anew"]
 fn the_corpus_is_planted() {
-    let statistics = [exchange::Statistics { loss: 1.5, correct: 1, samples: 2 }];
+    let statistics = [exchange::Statistics { loss: 1.5, correct: 1, samples: 2, images: 7 }];
     let factors: Vec<_> = LAYERS
         .iter()
         .map(|it| crate::model::Factors {
@@ -89,6 +89,7 @@ fn the_corpus_is_planted() {
         loss: 1.5,
         correct: 1,
         samples: 2,
+        images: 7,
         agreed: Some(pb::Agreed::default()),
         trunk: spec.trunk_len() as u64,
         layers: vec![layer(0), pb::RedoLayer { dense, ..Default::default() }, layer(2)],

@@ -242,8 +242,10 @@ impl Trainer {
     /// they hold, and an upload on its way is given up.
     pub fn into_remains(self) -> Remains {
         let shared = self.shared();
-        let Self { net, boundary, unit, due, owed, .. } = self;
-        Remains { net, shared, boundary, unit, owes_checkpoint: due || owed }
+        // What is given up on its way nobody else may know of.
+        let owes_checkpoint = self.due || self.owed || !self.uploader.is_free();
+        let Self { net, boundary, unit, .. } = self;
+        Remains { net, shared, boundary, unit, owes_checkpoint }
     }
 
     /// How far the state has come.
