@@ -36,7 +36,7 @@ const RESTART: Duration = Duration::from_secs(1);
 const AFTER_KILL: Duration = Duration::from_secs(10);
 
 /// What is to be done later.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     /// Start a process.
     Start(Who),
@@ -257,6 +257,12 @@ impl Drive {
         let (due, later) = self.timers.drain(..).partition(|it: &(Instant, Action)| it.0 <= now);
         self.timers = later;
         for (_, action) in due {
+            // Of two stops or cuts of the same, the one that lasts longer ends both.
+            if self.timers.iter().any(|it| it.1 == action) {
+                continue;
+            }
+            // What the job did while somebody stood still or was cut off shows nothing.
+            self.whole_since = None;
             match action {
                 Action::Start(_) if self.ending => {}
                 Action::Start(who) => self.cluster.start(who)?,

@@ -193,7 +193,9 @@ fn row(drive: &Drive, it: &Inflicted, until: SystemTime, recovered: Option<Syste
         // It does not harm the training; what shows it is a checkpoint that does not come to be.
         Kind::Store => journal.first(*at, until, |it| *it == Sign::Abandoned),
         // Nobody but the next coordinator tells of it.
-        Kind::Coordinator => journal.first(*at, until, |it| *it == Sign::Listening),
+        Kind::Coordinator | Kind::CoordinatorAndWorker => {
+            journal.first(*at, until, |it| *it == Sign::Listening)
+        }
         // It should harm nobody; a generation that breaks is another fault's doing.
         Kind::Blink => journal.first(*at, until, |sign| match sign {
             Sign::Lost(lost) => Some(lost) == name.as_ref(),
@@ -201,6 +203,11 @@ fn row(drive: &Drive, it: &Inflicted, until: SystemTime, recovered: Option<Syste
         }),
         _ => journal.detection(*at, until, name.as_deref()),
     };
+    // A step that was all but finished already says nothing of the fault.
+    let noticed = detection.unwrap_or_default().max(match fault.kind {
+        Kind::Blink => fault.hold,
+        _ => Duration::ZERO,
+    });
     Row {
         number: number + 1,
         kind: fault.kind,
@@ -209,6 +216,7 @@ fn row(drive: &Drive, it: &Inflicted, until: SystemTime, recovered: Option<Syste
         hold: fault.hold,
         step: *step,
         detection,
+        next_step: journal.next_step(*at, *at + noticed, until),
         pause: journal.pause(*at, until),
         recovery: recovered.map(|it| between(*at, it)),
         redone: journal.redone(*at, until),

@@ -27,7 +27,10 @@ pub(super) struct Row {
     pub(super) step: u64,
     /// Until the coordinator's first word of it; none where nothing was noticed.
     pub(super) detection: Option<Duration>,
-    /// The longest time without a finished step from then until the recovery.
+    /// Until the first step that was finished after the fault was noticed.
+    pub(super) next_step: Option<Duration>,
+    /// The longest time without a finished step from the fault until the recovery: with it comes that
+    /// of a worker's return.
     pub(super) pause: Duration,
     /// Until everybody trained again and had finished a step; none if the job did not recover.
     pub(super) recovery: Option<Duration>,
@@ -39,7 +42,7 @@ pub(super) struct Row {
     pub(super) others: Vec<String>,
 }
 
-const HEAD: &str = "   #  FAULT                             TARGET                 STEP  DETECTED     PAUSE  RECOVERED  REDONE  AFTERWARDS";
+const HEAD: &str = "   #  FAULT                             TARGET                 STEP  DETECTED  NEXT STEP     PAUSE  RECOVERED  REDONE  AFTERWARDS";
 
 /// The table's head line.
 pub(super) fn head() -> &'static str {
@@ -60,11 +63,12 @@ pub(super) fn line(row: &Row) -> String {
         None => "-".to_owned(),
     };
     let mut text = format!(
-        "{:>4}  {fault:<32}  {:<20} {:>6}  {:>8}  {:>8}  {:>9}  {:>6}  {}",
+        "{:>4}  {fault:<32}  {:<20} {:>6}  {:>8}  {:>9}  {:>8}  {:>9}  {:>6}  {}",
         row.number,
         row.target,
         row.step,
         seconds(row.detection),
+        seconds(row.next_step),
         seconds(Some(row.pause)),
         seconds(row.recovery),
         row.redone,
@@ -81,6 +85,7 @@ pub(super) fn line(row: &Row) -> String {
 struct Summary {
     count: usize,
     detection: Vec<f64>,
+    next_step: Vec<f64>,
     pause: Vec<f64>,
     recovery: Vec<f64>,
     redone: u64,
@@ -92,12 +97,13 @@ fn summaries(rows: &[Row]) -> BTreeMap<Kind, Summary> {
         let it = all.entry(row.kind).or_default();
         it.count += 1;
         it.detection.extend(row.detection.map(|it| it.as_secs_f64()));
+        it.next_step.extend(row.next_step.map(|it| it.as_secs_f64()));
         it.pause.push(row.pause.as_secs_f64());
         it.recovery.extend(row.recovery.map(|it| it.as_secs_f64()));
         it.redone += row.redone;
     }
     for it in all.values_mut() {
-        for values in [&mut it.detection, &mut it.pause, &mut it.recovery] {
+        for values in [&mut it.detection, &mut it.next_step, &mut it.pause, &mut it.recovery] {
             values.sort_by(f64::total_cmp);
         }
     }
@@ -112,7 +118,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
 /// A table of all kinds: how many, and medians with maxima.
 pub(super) fn by_kind(rows: &[Row]) -> String {
     let mut text = String::from(
-        "KIND                COUNT  DETECTED median/max    PAUSE median/max       RECOVERED median/max   REDONE\n",
+        "KIND                COUNT  DETECTED median/max    NEXT STEP median/max   PAUSE median/max       RECOVERED median/max   REDONE\n",
     );
     let pair = |sorted: &[f64]| match (median(sorted), sorted.last()) {
         (Some(median), Some(most)) => format!("{median:.3} / {most:.3} s"),
@@ -121,10 +127,11 @@ pub(super) fn by_kind(rows: &[Row]) -> String {
     for (kind, it) in summaries(rows) {
         let _ = writeln!(
             text,
-            "{:<18}  {:>5}  {:<21}  {:<21}  {:<21}  {:>6}",
+            "{:<18}  {:>5}  {:<21}  {:<21}  {:<21}  {:<21}  {:>6}",
             kind.as_str(),
             it.count,
             pair(&it.detection),
+            pair(&it.next_step),
             pair(&it.pause),
             pair(&it.recovery),
             it.redone
@@ -224,6 +231,7 @@ pub(super) fn json(it: &Verdict) -> Value {
                 "hold_seconds": rounded(row.hold.as_secs_f64()),
                 "step": row.step,
                 "detection_seconds": seconds(row.detection),
+                "next_step_seconds": seconds(row.next_step),
                 "pause_seconds": rounded(row.pause.as_secs_f64()),
                 "recovery_seconds": seconds(row.recovery),
                 "steps_redone": row.redone,
@@ -244,6 +252,7 @@ pub(super) fn json(it: &Verdict) -> Value {
             let value = json!({
                 "count": it.count,
                 "detection_seconds": both(&it.detection),
+                "next_step_seconds": both(&it.next_step),
                 "pause_seconds": both(&it.pause),
                 "recovery_seconds": both(&it.recovery),
                 "steps_redone": it.redone,
@@ -305,6 +314,7 @@ mod tests {
             hold: Duration::from_millis(1250),
             step: 17,
             detection: Some(Duration::from_millis(4)),
+            next_step: Some(Duration::from_millis(80)),
             pause: Duration::from_millis(pause),
             recovery: None,
             redone: 1,

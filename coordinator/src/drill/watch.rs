@@ -159,6 +159,17 @@ impl Journal {
         signs.find(|(_, sign)| meant(sign)).map(|(at, _)| between(from, *at))
     }
 
+    /// From the first of two moments to the first step that was finished after the second.
+    pub(super) fn next_step(
+        &self,
+        from: SystemTime,
+        noticed: SystemTime,
+        until: SystemTime,
+    ) -> Option<Duration> {
+        let mut after = self.finished.iter().map(|(at, _)| *at).filter(|at| *at > noticed);
+        after.next().filter(|at| *at <= until).map(|at| between(from, at))
+    }
+
     /// The longest time without a finished step between two moments.
     pub(super) fn pause(&self, from: SystemTime, until: SystemTime) -> Duration {
         let within = self.finished.iter().map(|(at, _)| *at);
@@ -270,6 +281,9 @@ mod tests {
         assert_eq!(journal.detection(from, until, Some("worker-0")), Some(millis(21)));
         assert_eq!(journal.detection(at(500), until, None), None);
         assert_eq!(journal.pause(from, until), millis(450));
+        assert_eq!(journal.next_step(at(350), at(350), until), Some(millis(50)));
+        assert_eq!(journal.next_step(at(350), at(470), until), Some(millis(550)));
+        assert_eq!(journal.next_step(at(350), at(1000), until), None);
         assert_eq!(journal.pause(at(1001), at(1500)), millis(499), "nothing was finished");
         assert_eq!(journal.redone(from, until), 1);
         assert_eq!(journal.redone(at(700), until), 0);
