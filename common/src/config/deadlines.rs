@@ -6,6 +6,11 @@
 //! | `liveness_timeout` | 3 s | the heartbeat interval | a worker in good health would be lost |
 //! | `ring_timeout` | 30 s | `liveness_timeout` | a worker's death would be blamed on its neighbours' ring |
 //! | `prepare_timeout` | 2 min | `liveness_timeout` | the same, while state is loaded |
+//! | `straggler_limit` | 60 s | `liveness_timeout` | a worker's death would count as slowness |
+//! | `drain_grace` | 30 s | | it is the time that a machine is given, whatever else takes |
+//!
+//! `straggler_limit` is reached only by a worker that holds the others up outside of the ring: one that
+//! is stuck within it is found by `ring_timeout`, whichever of the two is longer.
 
 use std::time::Duration;
 
@@ -20,7 +25,7 @@ pub(super) struct Order {
 }
 
 /// The lines of the table that compare two fields.
-pub(super) const ORDERS: [Order; 2] = [
+pub(super) const ORDERS: [Order; 3] = [
     Order {
         longer: "cluster.ring_timeout",
         shorter: "cluster.liveness_timeout",
@@ -30,5 +35,10 @@ pub(super) const ORDERS: [Order; 2] = [
         longer: "cluster.prepare_timeout",
         shorter: "cluster.liveness_timeout",
         because: "a dead worker must be noticed before the others' preparation runs out",
+    },
+    Order {
+        longer: "cluster.straggler_limit",
+        shorter: "cluster.liveness_timeout",
+        because: "a dead worker must be noticed as such, and not evicted as a slow one",
     },
 ];
