@@ -51,6 +51,22 @@ pub enum Order {
         /// Why, for the log.
         reason: String,
     },
+    /// The same with a snapshot of the state.
+    Pause {
+        /// Which.
+        generation: Generation,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Take a checkpoint, once all ranks know of the wish.
+    TakeCheckpoint,
+    /// Say which of these cannot be reached.
+    Probe {
+        /// Of the question, for the answer.
+        number: u32,
+        /// Who, and where.
+        members: Vec<Member>,
+    },
     /// End now.
     Shutdown {
         /// Why, for the log.
@@ -275,6 +291,16 @@ impl Orders {
                     it.generation.ok_or_else(|| self.protocol("a regroup of no generation"))?;
                 Ok(Order::Regroup { generation: generation.into(), reason: it.reason })
             }
+            Wire::Pause(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("a pause of no generation"))?;
+                Ok(Order::Pause { generation: generation.into(), reason: it.reason })
+            }
+            Wire::TakeCheckpoint(_) => Ok(Order::TakeCheckpoint),
+            Wire::Probe(it) => {
+                let members = it.members.into_iter().map(|it| self.member(it));
+                Ok(Order::Probe { number: it.number, members: members.collect::<Result<_, _>>()? })
+            }
             Wire::Shutdown(it) => Ok(Order::Shutdown {
                 reason: it.reason,
                 exit_code: u8::try_from(it.exit_code).unwrap_or(exit::FAILURE),
@@ -400,6 +426,22 @@ impl From<Computed> for pb::WorkerMessage {
     fn from(it: Computed) -> Self {
         let numerics = pb::Numerics { fingerprint: it.fingerprint };
         Self { kind: Some(pb::worker_message::Kind::Numerics(numerics)) }
+    }
+}
+
+/// Which peers this worker cannot reach.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// Of the question.
+    pub number: u32,
+    /// Their names.
+    pub unreachable: Vec<String>,
+}
+
+impl From<Probed> for pb::WorkerMessage {
+    fn from(it: Probed) -> Self {
+        let probed = pb::Probed { number: it.number, unreachable: it.unreachable };
+        Self { kind: Some(pb::worker_message::Kind::Probed(probed)) }
     }
 }
 

@@ -411,6 +411,8 @@ impl Run {
             start,
             workers: cluster.workers,
             min_workers: cluster.min_workers,
+            max_workers: cluster.places(config.train.batch.div_ceil(config.numerics.microbatch)),
+            straggler: cluster.straggler,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: self.given_digest.clone(),
@@ -431,7 +433,8 @@ impl Run {
                 cluster.prepare_timeout,
                 cluster.liveness_timeout,
                 cluster.ring_timeout,
-            ),
+            )
+            .with(cluster.drain_grace, cluster.straggler_limit),
             fp32: config.numerics.precision == Precision::Fp32,
         }
     }

@@ -17,7 +17,7 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     let unique: BTreeSet<&String> = names.iter().collect();
     check(unique.len() == names.len(), "no two workers have one name")?;
     let stay = machine.members.which(|it| !it.leaving).len();
-    check(stay <= machine.plan.workers as usize, "there are no more workers than places")?;
+    check(stay <= machine.plan.max_workers as usize, "there are no more workers than places")?;
     check(
         machine.checkpoints.collecting() <= LIMIT,
         "checkpoints on their way are bounded in number",
@@ -30,13 +30,25 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     if let Some(roster) = &machine.roster {
         let seats = roster.seats();
         check(seats.windows(2).all(|pair| pair[0].name < pair[1].name), "ranks follow the names")?;
-        check(roster.world() <= machine.plan.workers, "a generation has no more than all workers")?;
+        check(
+            roster.world() <= machine.plan.max_workers,
+            "a generation has no more than all places",
+        )?;
         let runs = matches!(
             machine.phase,
             Phase::Preparing { .. } | Phase::Training | Phase::Stopping { .. }
         );
         let seated = machine.seated().len() as u32;
         check(!runs || seated == roster.world(), "who is in a running generation is connected")?;
+        let paused = matches!(machine.phase, Phase::Paused { .. });
+        check(
+            !paused || roster.connections().all(|it| roster.has_left(it.0)),
+            "nobody is in a ring while the job is paused",
+        )?;
+        check(
+            paused <= machine.pause.is_some() && !(paused && machine.stop.is_some()),
+            "a job is paused because somebody wants it and nobody wants its end",
+        )?;
         let trains = matches!(machine.phase, Phase::Training);
         check(
             !trains || roster.world() >= machine.plan.min_workers,
@@ -181,7 +193,13 @@ impl Seen {
             Order::Drop(_) => {
                 check(self.assigned.contains_key(&to), "only who trains is told to drop the rate")
             }
-            Order::EndGeneration { generation, .. } | Order::Regroup { generation, .. } => check(
+            Order::TakeCheckpoint => {
+                check(self.assigned.contains_key(&to), "only who trains is told to keep its state")
+            }
+            Order::Probe { .. } => Ok(()),
+            Order::EndGeneration { generation, .. }
+            | Order::Regroup { generation, .. }
+            | Order::Pause { generation, .. } => check(
                 self.assigned.get(&to) == Some(generation),
                 "only who is in a generation is told to leave it",
             ),

@@ -26,12 +26,14 @@ impl Machine {
         (member.heard, member.spoke) = (now, true);
         let current = self.roster.as_ref().filter(|it| it.generation == generation);
         let rank = current.and_then(|it| it.rank_of(connection));
-        if let Report::Heartbeat { position, phase } = report {
+        if let Report::Heartbeat { position, phase, vitals } = report {
             let position = rank.map(|_| position);
             if member.position != position || member.phase != phase {
                 self.moved = now;
             }
             (member.position, member.phase) = (position, phase);
+            member.track.hear(now, generation, &vitals);
+            member.vitals = vitals;
             return;
         }
         let what = report.kind();
@@ -76,7 +78,10 @@ impl Machine {
             self.phase,
             Phase::Training | Phase::Stopping { .. } | Phase::Finishing { .. }
         );
-        let falters = matches!(self.phase, Phase::Faltering { .. } | Phase::Regrouping { .. });
+        let falters = matches!(
+            self.phase,
+            Phase::Faltering { .. } | Phase::Regrouping { .. } | Phase::Paused { .. }
+        );
         let prepares = matches!(self.phase, Phase::Preparing { .. });
         // What rank 0 had to tell may come when the generation is broken already.
         let tells = (runs || falters) && rank.0 == 0;
@@ -196,10 +201,12 @@ impl Machine {
         why: Abandoned,
         effects: &mut Vec<Effect>,
     ) {
+        self.desk.abandoned(position, &why);
         if self.checkpoints.abandon(position, why.clone()) {
             effects.push(Effect::Log(Note::CheckpointAbandoned { position, why }));
         }
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     pub(super) fn published(&mut self, now: Duration, kept: Kept, effects: &mut Vec<Effect>) {
@@ -208,6 +215,7 @@ impl Machine {
         effects.push(Effect::Log(Note::CheckpointPublished(kept)));
         effects.push(Effect::Prune);
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     /// Workers live and nothing moves: whoever does not wait for others holds them up.

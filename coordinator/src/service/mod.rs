@@ -3,6 +3,7 @@
 //! One call is one worker's whole life: its first message says who calls, its end is the worker's
 //! leaving. Wire types stop here; what they mean is the machine's business.
 
+mod operate;
 mod rival;
 mod wire;
 
@@ -125,6 +126,14 @@ impl Coordinator for Service {
         };
         self.engine.send(Input::Event(Event::StopRequested { reason })).await;
         Ok(Response::new(pb::StopReply { phase: self.engine.status().phase.to_owned() }))
+    }
+
+    async fn operate(
+        &self,
+        request: Request<pb::OperateRequest>,
+    ) -> Result<Response<pb::OperateReply>, Status> {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        operate::operate(&self.engine, number, request.into_inner()).await.map(Response::new)
     }
 
     async fn drop_rate(

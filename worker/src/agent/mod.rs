@@ -13,6 +13,7 @@
 //! threads of their own. It listens to the coordinator all the while, so an order to end reaches a
 //! worker in whatever it is doing.
 
+mod drain;
 mod prepare;
 mod setback;
 mod training;
@@ -31,14 +32,15 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
+use self::drain::Drain;
 use self::prepare::{Job, Prepared};
 use self::setback::Setback;
 use self::training::Ended;
 use crate::model::Device;
-use crate::peer::Vault;
+use crate::peer::{self, Vault};
 use crate::ring::{Ring, RingServer};
-use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Reporter};
-use crate::train::{Cause, Control, Fault, Phase, Report};
+use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Probed, Reporter};
+use crate::train::{Cause, Control, Fault, Heartbeat, Phase, Report, Reports, Uploader};
 
 /// How long a worker that has ended waits for the coordinator's last word.
 const LAST_WORD: Duration = Duration::from_secs(120);
@@ -107,6 +109,8 @@ pub async fn run(
         is_over: false,
         verdict: None,
         last_word: None,
+        uploader: None,
+        drain: Drain::default(),
         events,
         reports,
     };
@@ -129,8 +133,11 @@ struct Agent {
     verdict: Option<Result<Cause, Failure>>,
     /// When a worker that has ended stops waiting for the coordinator.
     last_word: Option<Instant>,
+    /// Of the generation that this worker left; its upload may be on its way until the next one.
+    uploader: Option<Uploader>,
+    drain: Drain,
     events: mpsc::Sender<Event>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<(Generation, Report)>,
 }
 
 impl Agent {
@@ -138,7 +145,7 @@ impl Agent {
         mut self,
         mut orders: Orders,
         mut inbox: mpsc::Receiver<Event>,
-        mut outbox: mpsc::Receiver<Report>,
+        mut outbox: mpsc::Receiver<(Generation, Report)>,
         shutdown: Shutdown,
     ) -> Result<u8, Failure> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
@@ -148,7 +155,7 @@ impl Agent {
             tokio::select! {
                 // Reports come before orders, so that none is left behind when the last order arrives.
                 biased;
-                Some(report) = outbox.recv() => self.report(report).await,
+                Some((generation, report)) = outbox.recv() => self.pass_on(generation, report).await,
                 Some(event) = inbox.recv() => self.on_event(event).await,
                 order = orders.next() => match order {
                     Ok(Order::Shutdown { reason, exit_code }) => {
@@ -164,16 +171,17 @@ impl Agent {
                     stop_requested = true;
                     let reason = request.reason;
                     info!(reason, "asked to leave: the others go on without this worker");
+                    self.drain.begin(self.job.config.cluster.drain_grace);
                     self.report(Report::Leaving { reason }).await;
                 }
                 _ = shutdown.immediate() => return Ok(exit::INTERRUPTED),
+                () = self.drain.is_over() => return Ok(self.go_now()),
                 _ = heartbeat.tick() => {
                     if self.last_word.is_some_and(|deadline| Instant::now() > deadline) {
                         warn!("the coordinator did not end this worker in time");
                         return self.verdict.map_or(Ok(exit::FAILURE), |it| it.map(exit_code));
                     }
-                    let (position, phase) = (self.control.position(), self.control.phase());
-                    self.report(Report::Heartbeat { position, phase }).await;
+                    self.report(Report::Heartbeat(self.beat())).await;
                 }
             }
         }
@@ -188,6 +196,7 @@ impl Agent {
             }
             Order::StopAfterStep { checkpoint, reason } => {
                 info!(reason, checkpoint, "stopping at the next step boundary");
+                self.drain.wait_for_the_end();
                 self.control.stop_after_step(checkpoint);
             }
             Order::EndGeneration { generation, reason } => {
@@ -198,6 +207,23 @@ impl Agent {
                     info!(%generation, reason, "regrouping at the next step boundary");
                     self.control.regroup();
                 }
+            }
+            Order::Pause { generation, reason } => {
+                if generation == self.generation {
+                    info!(%generation, reason, "pausing at the next step boundary");
+                    self.control.pause();
+                }
+            }
+            Order::TakeCheckpoint => {
+                info!("taking a checkpoint as soon as all ranks can");
+                self.control.take_checkpoint();
+            }
+            Order::Probe { number, members } => {
+                let reporter = self.reporter.clone();
+                tokio::spawn(async move {
+                    let unreachable = peer::unreachable(members).await;
+                    reporter.send(Probed { number, unreachable }).await;
+                });
             }
             Order::Drop(_) | Order::Shutdown { .. } => {
                 unreachable!("invariant: handled by the caller")
@@ -218,6 +244,11 @@ impl Agent {
         self.generation = generation;
         (self.left, self.is_over) = (false, false);
         (self.verdict, self.last_word) = (None, None);
+        // Whatever it has not stored is given up: the generation takes a checkpoint of its own.
+        self.uploader = None;
+        if assignment.stop {
+            self.drain.wait_for_the_end();
+        }
         self.control.begin_generation();
         self.control.enter(Phase::Prepare);
         self.control.reached(assignment.start.position);
@@ -270,9 +301,14 @@ impl Agent {
         // Whatever it had come to is to be gone on from.
         (self.verdict, self.last_word) = (None, None);
         self.control.enter(Phase::Idle);
+        self.say_left(false, blame, error).await;
+    }
+
+    async fn say_left(&self, agreed: bool, blame: Option<String>, error: String) {
         let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
-        let report = Report::Left { held, agreed: false, owes_checkpoint, blame, error };
-        self.report(report).await;
+        let (kept, has_unit) = self.vault.kept_and_unit();
+        let left = Report::Left { held, agreed, owes_checkpoint, kept, has_unit, blame, error };
+        self.report(left).await;
     }
 
     async fn learn(&mut self, drop: ManualDrop) {
@@ -319,7 +355,8 @@ impl Agent {
         info!(generation = %self.generation, "training begins");
         self.stage = Stage::Training(prepared.ring.clone());
         let (events, job) = (self.events.clone(), Arc::clone(&self.job));
-        let (control, reports) = (Arc::clone(&self.control), self.reports.clone());
+        let reports = Reports::new(self.generation, self.reports.clone());
+        let control = Arc::clone(&self.control);
         training::start(job, *prepared, remains, control, reports, move |ended| {
             let _ = events.blocking_send(Event::Ended(Box::new(ended)));
         });
@@ -328,6 +365,7 @@ impl Agent {
     async fn on_ended(&mut self, ended: Ended) {
         self.control.enter(Phase::Idle);
         self.stage = Stage::Idle;
+        self.uploader = ended.uploader;
         let holds = ended.remains.is_some();
         if let Some(remains) = ended.remains {
             self.vault.put(remains);
@@ -336,10 +374,7 @@ impl Agent {
             Ok((ending, _)) if ending.cause == Cause::Regroup => {
                 info!(position = %ending.position, "left the generation in agreement");
                 self.left = true;
-                let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
-                let (blame, error) = (None, String::new());
-                let report = Report::Left { held, agreed: true, owes_checkpoint, blame, error };
-                self.report(report).await;
+                self.say_left(true, None, String::new()).await;
             }
             Ok((ending, state_digest)) => {
                 let (position, cause) = (ending.position, ending.cause);
@@ -398,6 +433,31 @@ impl Agent {
             Some(Err(failure)) => Err(failure),
             None => Err(lost),
         }
+    }
+
+    fn beat(&self) -> Heartbeat {
+        let chunks = match &self.stage {
+            Stage::Training(ring) => ring.chunks(),
+            Stage::Ready(prepared) => prepared.ring.chunks(),
+            Stage::Idle | Stage::Preparing(_) => (0, 0),
+        };
+        Heartbeat {
+            position: self.control.position(),
+            phase: self.control.phase(),
+            in_phase: self.control.time_in_phase(),
+            upload: self.control.time_of_upload(),
+            arrival: self.control.arrival(),
+            chunks,
+        }
+    }
+
+    /// What the trainer says, or the upload that it left behind.
+    async fn pass_on(&self, generation: Generation, report: Report) {
+        let uploaded = matches!(report, Report::PartUploaded { .. } | Report::PartFailed { .. });
+        if uploaded && generation == self.generation {
+            self.control.upload_ended();
+        }
+        self.reporter.send(report.of(generation)).await;
     }
 
     async fn report(&self, report: Report) {

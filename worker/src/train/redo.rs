@@ -219,6 +219,8 @@ impl From<Agreed> for pb::Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }
@@ -231,6 +233,8 @@ impl From<pb::Agreed> for Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }

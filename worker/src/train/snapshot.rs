@@ -16,13 +16,12 @@ use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout, encode_part};
 use convoy_common::ids::{Lineage, Rank, Term};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::TrainError;
 use super::control::Control;
-use super::report::Report;
+use super::report::{Report, Reports};
 use crate::model::{ModelError, Net};
 use crate::state;
 
@@ -50,7 +49,7 @@ pub struct Uploader {
     layout: Arc<StateLayout>,
     place: Place,
     busy: Arc<AtomicBool>,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
     runtime: Handle,
     /// The upload on its way, or the last one.
     upload: Mutex<Option<AbortHandle>>,
@@ -72,7 +71,7 @@ impl Uploader {
         catalogue: Arc<Checkpoints>,
         layout: Arc<StateLayout>,
         place: Place,
-        reports: mpsc::Sender<Report>,
+        reports: Reports,
         runtime: Handle,
     ) -> Self {
         Self {
@@ -164,7 +163,7 @@ impl Uploader {
             // The slot is free before the report, so that a coordinator that has all parts of a
             // checkpoint never meets a worker that cannot take the next one.
             busy.store(false, Ordering::Release);
-            if reports.send(report).await.is_err() {
+            if !reports.send(report).await {
                 warn!("the worker ended before it could report a checkpoint's part");
             }
         });

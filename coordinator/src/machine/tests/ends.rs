@@ -194,7 +194,11 @@ fn one_that_does_not_come_to_its_end_is_named() {
         if first_ends {
             job.say(0, end(at(0, 7), Cause::Stopped));
         } else {
-            job.all_say(|_| Report::Heartbeat { position: at(0, 0), phase: "idle".to_owned() });
+            job.all_say(|_| Report::Heartbeat {
+                position: at(0, 0),
+                phase: "idle".to_owned(),
+                vitals: Vitals::default(),
+            });
         }
         job.pass(SECOND * 903, &[0, 1]);
         let lost: Vec<u64> = job.dismissals().into_iter().map(|it| it.0).collect();

@@ -19,6 +19,9 @@ enum Act {
     Publish,
     FailToPublish,
     Drop(u8),
+    Ask(u8, u8),
+    /// Whoever was asked whom it reaches says so: all, or not.
+    Answer(bool),
     Pass(u16),
 }
 
@@ -70,6 +73,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Act::Publish),
         1 => Just(Act::FailToPublish),
         1 => (0u8..3).prop_map(Act::Drop),
+        2 => (0u8..4, 0u8..5).prop_map(|(what, who)| Act::Ask(what, who)),
+        4 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(Act::Answer),
         2 => (0u16..4000).prop_map(Act::Pass),
     ]
 }
@@ -77,7 +82,7 @@ fn act() -> impl Strategy<Value = Act> {
 fn report(who: u64, word: &Word) -> Report {
     let position = |step: u32| at(step / 10, step % 10);
     match *word {
-        Word::Beat => Report::Heartbeat { position: at(0, 1), phase: "compute".to_owned() },
+        Word::Beat => beat_at(at(0, 1), "compute".to_owned()),
         Word::Ready(digest) => Report::Ready { state_digest: digest.to_string() },
         Word::Step(step) => Report::Step(step_at(position(step))),
         Word::Part(step) => part(position(step), who),
@@ -92,6 +97,8 @@ fn report(who: u64, word: &Word) -> Report {
             held: held.map(|(step, evaluated)| Reached { position: position(step), evaluated }),
             agreed,
             owes_checkpoint: agreed,
+            kept: agreed && blame.is_none(),
+            has_unit: true,
             blame: blame.map(|it| char::from(b'a' + it).to_string()),
             error: "broken".to_owned(),
         }),
@@ -110,6 +117,20 @@ struct World {
     calls: [Option<u64>; 4],
     next: u64,
     publishing: Vec<Position>,
+    /// Questions that wait for an answer.
+    probes: Vec<(ConnectionId, u32)>,
+}
+
+fn wish(what: u8, who: u8) -> Wish {
+    match what {
+        0 => Wish::Checkpoint,
+        1 => Wish::Pause { reason: "asked".to_owned() },
+        2 => Wish::Resume,
+        _ => {
+            let grace = Some(Duration::from_secs(u64::from(who)));
+            Wish::Drain { name: char::from(b'a' + who).to_string(), grace }
+        }
+    }
 }
 
 impl World {
@@ -194,6 +215,13 @@ impl World {
                     (None, _) => {}
                 }
             }
+            Act::Ask(what, who) => self.ask(wish(*what, *who)),
+            Act::Answer(all) => {
+                if let Some((connection, number)) = self.probes.pop() {
+                    let unreachable = if *all { Vec::new() } else { vec!["a".to_owned()] };
+                    self.job.on(Event::Probed { connection, number, unreachable });
+                }
+            }
             Act::Pass(milliseconds) => {
                 self.job.now += Duration::from_millis((*milliseconds).into());
                 self.job.on(Event::Tick);
@@ -201,6 +229,17 @@ impl World {
         }
         let new = self.take_publications();
         self.publishing.extend(new);
+        for (to, order) in self.job.orders() {
+            if let Order::Probe { number, .. } = order {
+                self.probes.push((id(to), *number));
+            }
+        }
+    }
+
+    fn ask(&mut self, wish: Wish) {
+        let request = self.next;
+        self.next += 1;
+        self.job.on(Event::Asked { request, wish });
     }
 
     fn take_publications(&self) -> Vec<Position> {
@@ -228,6 +267,11 @@ enum Deed {
     /// Only some get what the others have already, and one that has it dies.
     TornStep(u8, u8),
     Pass(u16),
+    Ask(u8, u8),
+    /// A manifest is published.
+    Publish,
+    /// All wait in the ring for that one for longer than they should.
+    Stall(u8),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -238,6 +282,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         8 => Just(Deed::Step),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(some, dies)| Deed::TornStep(some, dies)),
         3 => (0u16..3000).prop_map(Deed::Pass),
+        3 => (0u8..4, 0u8..4).prop_map(|(what, who)| Deed::Ask(what, who)),
+        2 => Just(Deed::Publish),
+        1 => any::<u8>().prop_map(Deed::Stall),
     ]
 }
 
@@ -245,6 +292,8 @@ impl Cluster {
     /// Follows all orders until nobody has any.
     fn obey(&mut self) {
         loop {
+            let new = self.world.take_publications();
+            self.world.publishing.extend(new);
             let orders: Vec<(u64, Order)> =
                 self.world.job.orders().into_iter().map(|(to, it)| (to, it.clone())).collect();
             self.world.job.effects.clear();
@@ -301,11 +350,43 @@ impl Cluster {
                     self.world.job.say(to, agreed(held));
                 }
             }
+            Order::Pause { generation, .. } => {
+                if let Some((Some(held), Some(of))) = self.holds.get(&to).copied()
+                    && of == generation
+                {
+                    self.world.job.say(to, agreed_kept(held));
+                    let mut all = std::mem::take(&mut self.world.job.effects);
+                    self.world.job.say(to, part(held.position, to));
+                    all.append(&mut self.world.job.effects);
+                    self.world.job.effects = all;
+                }
+            }
+            Order::Probe { number, .. } => {
+                let (connection, unreachable) = (id(to), Vec::new());
+                self.world.job.on(Event::Probed { connection, number, unreachable });
+            }
             Order::Shutdown { .. } => {
                 self.gone(to);
             }
             _ => {}
         }
+    }
+
+    /// One computes while all others wait in the ring.
+    fn stall(&mut self, who: usize) {
+        let all = self.seated();
+        let Some(newest) = self.newest.filter(|_| all.len() > 1) else { return };
+        if self.world.job.phase() != "training" {
+            return;
+        }
+        for (number, call) in all.iter().enumerate() {
+            let phase = if number == who % all.len() { "compute" } else { "ring" }.to_owned();
+            let in_phase = Duration::from_secs(70);
+            let vitals = Vitals { in_phase, ..Vitals::default() };
+            let position = newest.position;
+            self.world.job.say(*call, Report::Heartbeat { position, phase, vitals });
+        }
+        self.world.job.on(Event::Tick);
     }
 
     fn gone(&mut self, call: u64) {
@@ -364,6 +445,9 @@ impl Cluster {
                 }
             }
             Deed::Join(_) => {}
+            Deed::Ask(what, who) => self.world.ask(wish(*what, *who)),
+            Deed::Publish => self.world.act(&Act::Publish),
+            Deed::Stall(who) => self.stall(usize::from(*who)),
             Deed::Pass(milliseconds) => {
                 let alive: Vec<u64> = self.holds.keys().copied().collect();
                 self.world.job.pass(Duration::from_millis((*milliseconds).into()), &alive);
@@ -386,6 +470,7 @@ proptest! {
             calls: [None; 4],
             next: 0,
             publishing: Vec::new(),
+            probes: Vec::new(),
         };
         for act in &acts {
             world.act(act);
@@ -405,10 +490,11 @@ proptest! {
     ) {
         let min_workers = min_workers.min(workers);
         let world = World {
-            job: Job::new(Plan { min_workers, ..plan(workers) }),
+            job: Job::new(Plan { min_workers, straggler: Policy::Evict, ..plan(workers) }),
             calls: [None; 4],
             next: 0,
             publishing: Vec::new(),
+            probes: Vec::new(),
         };
         let mut cluster = Cluster { world, holds: BTreeMap::new(), newest: None, formed: None };
         for deed in (0..workers.min(4)).map(Deed::Join).chain(deeds) {
@@ -417,8 +503,8 @@ proptest! {
                 return Ok(());
             }
             let phase = cluster.world.job.phase();
-            let there = cluster.world.job.machine.members.candidates().len() as u32;
-            let all_obey = ["waiting", "training", "stopping", "failed", "stopped"].contains(&phase);
+            let there = cluster.world.job.machine.candidates().len() as u32;
+            let all_obey = ["waiting", "training", "paused", "stopping", "failed", "stopped"].contains(&phase);
             prop_assert!(all_obey, "{phase}");
             if cluster.newest.is_some() && there >= min_workers {
                 prop_assert_ne!(phase, "waiting", "{} of {}", there, min_workers);
