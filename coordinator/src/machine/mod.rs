@@ -27,6 +27,7 @@ mod event;
 mod forming;
 mod gathering;
 pub mod invariants;
+mod lateness;
 mod members;
 mod note;
 mod operate;

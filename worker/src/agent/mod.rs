@@ -16,6 +16,7 @@
 mod drain;
 mod prepare;
 mod setback;
+mod telling;
 mod training;
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use crate::model::Device;
 use crate::peer::{self, Vault};
 use crate::ring::{Ring, RingServer};
 use crate::session::{self, Assignment, Computed, Introduction, Order, Orders, Probed, Reporter};
-use crate::train::{Cause, Control, Fault, Heartbeat, Phase, Report, Reports, Uploader};
+use crate::train::{Cause, Control, Fault, Phase, Report, Reports, Uploader};
 
 /// How long a worker that has ended waits for the coordinator's last word.
 const LAST_WORD: Duration = Duration::from_secs(120);
@@ -304,13 +305,6 @@ impl Agent {
         self.say_left(false, blame, error).await;
     }
 
-    async fn say_left(&self, agreed: bool, blame: Option<String>, error: String) {
-        let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
-        let (kept, has_unit) = self.vault.kept_and_unit();
-        let left = Report::Left { held, agreed, owes_checkpoint, kept, has_unit, blame, error };
-        self.report(left).await;
-    }
-
     async fn learn(&mut self, drop: ManualDrop) {
         let ManualDrop { number, divide_by, .. } = drop;
         info!(number, divide_by, "the rate is to drop as soon as all ranks know it");
@@ -433,31 +427,6 @@ impl Agent {
             Some(Err(failure)) => Err(failure),
             None => Err(lost),
         }
-    }
-
-    fn beat(&self) -> Heartbeat {
-        let chunks = match &self.stage {
-            Stage::Training(ring) => ring.chunks(),
-            Stage::Ready(prepared) => prepared.ring.chunks(),
-            Stage::Idle | Stage::Preparing(_) => (0, 0),
-        };
-        Heartbeat {
-            position: self.control.position(),
-            phase: self.control.phase(),
-            in_phase: self.control.time_in_phase(),
-            upload: self.control.time_of_upload(),
-            arrival: self.control.arrival(),
-            chunks,
-        }
-    }
-
-    /// What the trainer says, or the upload that it left behind.
-    async fn pass_on(&self, generation: Generation, report: Report) {
-        let uploaded = matches!(report, Report::PartUploaded { .. } | Report::PartFailed { .. });
-        if uploaded && generation == self.generation {
-            self.control.upload_ended();
-        }
-        self.reporter.send(report.of(generation)).await;
     }
 
     async fn report(&self, report: Report) {

@@ -10,9 +10,9 @@ use convoy_common::exit;
 use convoy_worker::train::Moment;
 
 use crate::together::{Job, Plant, Valve, nothing, slowly};
-use crate::{LONG, at, ends_like, job, long_quiet, quiet};
+use crate::{LONG, at, ends_like, job, quiet};
 
-const LATE: Duration = Duration::from_millis(3500);
+const LATE: Duration = Duration::from_millis(3200);
 
 /// Stands still at these moments, each once.
 fn stands_still(moments: Vec<((u32, u32), Moment)>) -> Plant {
@@ -54,7 +54,7 @@ fn a_worker_that_stands_still_in_any_phase_is_named_with_the_phase_while_the_oth
         assert!(named.contains(&("b".to_owned(), phase.to_owned())), "{phase}: {named:?}");
     }
     assert!(named.iter().all(|it| it.0 == "b"), "{named:?}");
-    ends_like(&job, quiet(), "one stands still");
+    assert_eq!(job.outcome().exit_code, exit::OK);
     assert_eq!(job.status().generation.unwrap().counter, 1);
 }
 
@@ -81,7 +81,7 @@ fn a_link_that_delivers_nothing_is_named_by_the_worker_that_receives_nothing() {
     let account = job.status().stragglers[0].account.clone();
     assert!(account.starts_with("worker b receives nothing from a for "), "{account}");
     valve.open();
-    ends_like(&job, quiet(), "a link stalled");
+    assert_eq!(job.outcome().exit_code, exit::OK);
     assert_eq!(job.status().generation.unwrap().counter, 1);
 }
 
@@ -124,7 +124,7 @@ fn one_that_is_cut_off_from_a_peer_gets_no_place_and_costs_nobody_anything() {
     valve.cut();
     let d = job.join_behind("d", nothing(), &valve);
     job.until("d is there", |it| it.workers.len() == 3);
-    ends_like(&job, long_quiet(), "one has no place");
+    assert_eq!(job.outcome().exit_code, exit::OK);
     assert_eq!(job.status().generation.unwrap().counter, 1);
     assert_eq!(d.code(), exit::OK);
 }
@@ -139,14 +139,11 @@ fn a_cut_between_two_workers_costs_one_of_them_its_place_at_once() {
         }
         Ok(())
     });
-    let job = Job::new(3, &[]);
+    let job = Job::new(2, &[]);
     let a = job.join("a", plant);
     let b = job.join_behind("b", nothing(), &valve);
-    let c = job.join("c", nothing());
     ends_like(&job, quiet(), "a link is cut");
-    // All three, perhaps once more with all three, and without one of the ends.
+    // Both, once more both while the link is tried, and one of them.
     assert!(job.status().generation.unwrap().counter <= 3);
-    let codes = [a.code(), b.code()];
-    assert!(codes.contains(&exit::OK) && codes.contains(&exit::WORKER_LOST), "{codes:?}");
-    assert_eq!(c.code(), exit::OK);
+    assert_eq!([a.code(), b.code()], [exit::OK, exit::WORKER_LOST]);
 }
