@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
 use crate::commands::{
-    check, checkpoints, dataset, drill, launch, lr, prepare, serve, status, stop, synthesize,
+    check, checkpoints, dataset, drill, launch, lr, pause, prepare, resume, serve, status, stop,
+    synthesize, workers,
 };
 
 /// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
@@ -26,8 +27,12 @@ enum Command {
     Dataset(dataset::Args),
     Synthesize(synthesize::Args),
     Check(check::Args),
+    #[command(alias = "checkpoint")]
     Checkpoints(checkpoints::Args),
     Status(status::Args),
+    Workers(workers::Args),
+    Pause(pause::Args),
+    Resume(resume::Args),
     Stop(stop::Args),
     Lr(lr::Args),
 }
@@ -44,6 +49,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),
         Command::Status(args) => status::run(args),
+        Command::Workers(args) => workers::run(args),
+        Command::Pause(args) => pause::run(args),
+        Command::Resume(args) => resume::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Lr(args) => lr::run(args),
     };

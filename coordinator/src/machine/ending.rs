@@ -34,8 +34,15 @@ impl Machine {
             && self.generations > 0
             && self.members.is_empty()
         {
-            effects.push(Effect::Log(Note::StopAccepted { reason }));
-            return self.nobody_is_left(now, effects);
+            effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
+            // What the last ones held went with them; nobody is waited for any more.
+            let last = self.last_loss.as_ref().map_or("all workers had left", |it| it.0.as_str());
+            let message = format!("stopped at {}: {reason}; before that, {last}", self.position);
+            let outcome = Outcome::stopped(exit::STOPPED, message).with_hint(self.resume_hint());
+            return self.close(now, outcome, effects);
+        }
+        if let Phase::Paused { .. } = self.phase {
+            return self.stop_paused(now, reason, effects);
         }
         if untouched {
             effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
@@ -321,7 +328,7 @@ impl Machine {
         self.members.remove(connection);
         if !loss.is_gone() {
             let reason = format!("the coordinator gave this worker up: {loss}");
-            let order = Order::Shutdown { reason, exit_code: exit::WORKER_LOST };
+            let order = Order::Shutdown { reason, exit_code: loss.exit_code() };
             effects.push(Effect::Send { to: connection, order });
         }
     }

@@ -26,12 +26,14 @@ impl Machine {
         (member.heard, member.spoke) = (now, true);
         let current = self.roster.as_ref().filter(|it| it.generation == generation);
         let rank = current.and_then(|it| it.rank_of(connection));
-        if let Report::Heartbeat { position, phase } = report {
+        if let Report::Heartbeat { position, phase, vitals } = report {
             let position = rank.map(|_| position);
             if member.position != position || member.phase != phase {
                 self.moved = now;
             }
             (member.position, member.phase) = (position, phase);
+            member.track.hear(now, generation, &vitals);
+            member.vitals = vitals;
             return;
         }
         let what = report.kind();
@@ -85,7 +87,10 @@ impl Machine {
             self.phase,
             Phase::Training | Phase::Stopping { .. } | Phase::Finishing { .. }
         );
-        let falters = matches!(self.phase, Phase::Faltering { .. } | Phase::Regrouping { .. });
+        let falters = matches!(
+            self.phase,
+            Phase::Faltering { .. } | Phase::Regrouping { .. } | Phase::Paused { .. }
+        );
         let prepares = matches!(self.phase, Phase::Preparing { .. });
         // What rank 0 had to tell may come when the generation is broken already.
         let tells = (runs || falters) && rank.0 == 0;
@@ -209,10 +214,12 @@ impl Machine {
         why: Abandoned,
         effects: &mut Vec<Effect>,
     ) {
+        self.desk.abandoned(position, &why);
         if self.checkpoints.abandon(position, why.clone()) {
             self.say_abandoned(position, why, effects);
         }
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     /// The manifest cannot be published, and trying again would not help.
@@ -244,6 +251,7 @@ impl Machine {
         let of_generation = self.generation().map_or(self.plan.term, |it| it.term);
         effects.push(Effect::Prune { living: of_generation.min(self.plan.term) });
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     /// Workers live and nothing moves: whoever does not wait for others holds them up.

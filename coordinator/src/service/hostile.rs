@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::config::Straggler;
 use convoy_common::ids::{Generation, Lineage, Position, Term};
 use convoy_common::pb;
 use pb::worker_message::Kind;
@@ -28,6 +29,10 @@ fn plan() -> Plan {
         start: Start::default(),
         workers: 2,
         min_workers: 1,
+        max_workers: 2,
+        straggler: Straggler::Warn,
+        repeats: None,
+        resolved_digest: String::new(),
         version: "1".to_owned(),
         protocol: 1,
         config_digest: String::new(),
@@ -60,6 +65,7 @@ fn named(name: &str) -> Hello {
         expect_config: None,
         cores: None,
         bf16_units: false,
+        standing: None,
     }
 }
 
@@ -172,7 +178,12 @@ fn the_corpus_is_planted() {
         ),
         (
             "heartbeat",
-            Kind::Heartbeat(pb::Heartbeat { generation, position, phase: "compute".to_owned() }),
+            Kind::Heartbeat(pb::Heartbeat {
+                generation,
+                position,
+                phase: "compute".to_owned(),
+                ..Default::default()
+            }),
         ),
         ("ready", Kind::Ready(pb::Ready { generation, state_digest: "d".to_owned() })),
         ("step", Kind::Step(step)),
@@ -252,6 +263,7 @@ fn the_corpus_is_planted() {
                 owes_checkpoint: true,
                 blame: "a".to_owned(),
                 error,
+                ..Default::default()
             }),
         ),
         ("leaving", Kind::Leaving(pb::Leaving { reason: "SIGTERM".to_owned() })),

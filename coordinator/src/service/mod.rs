@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod hostile;
+mod operate;
 mod reception;
 mod rival;
 mod wire;
@@ -139,6 +140,15 @@ impl Coordinator for Service {
         let (engine, _) = self.reception.job()?;
         engine.send(Input::Event(Event::StopRequested { reason })).await;
         Ok(Response::new(pb::StopReply { phase: engine.status().phase.to_owned() }))
+    }
+
+    async fn operate(
+        &self,
+        request: Request<pb::OperateRequest>,
+    ) -> Result<Response<pb::OperateReply>, Status> {
+        let (engine, _) = self.reception.job()?;
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        operate::operate(&engine, number, request.into_inner()).await.map(Response::new)
     }
 
     async fn drop_rate(

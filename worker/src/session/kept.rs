@@ -49,7 +49,8 @@ impl Kept {
             | Kind::Numerics(_)
             | Kind::Heartbeat(_)
             | Kind::DirectiveKnown(_)
-            | Kind::PartDelayed(_) => {}
+            | Kind::PartDelayed(_)
+            | Kind::Probed(_) => {}
         }
     }
 

@@ -137,6 +137,16 @@ impl Orders {
                     it.generation.ok_or_else(|| self.protocol("a regroup of no generation"))?;
                 Ok(Order::Regroup { generation: generation.into(), reason: it.reason })
             }
+            Wire::Pause(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("a pause of no generation"))?;
+                Ok(Order::Pause { generation: generation.into(), reason: it.reason })
+            }
+            Wire::TakeCheckpoint(pb::TakeCheckpoint {}) => Ok(Order::TakeCheckpoint),
+            Wire::Probe(it) => {
+                let members = it.members.into_iter().map(|it| self.member(it));
+                Ok(Order::Probe { number: it.number, members: members.collect::<Result<_, _>>()? })
+            }
             Wire::Pulse(pb::Pulse {}) => Ok(Order::Pulse),
             Wire::Adopted(it) => {
                 let generation =

@@ -46,9 +46,13 @@ impl Trainer {
     pub(super) fn cross(&mut self, at_entry: bool) -> Result<Option<Ending>, TrainError> {
         let Some(Boundary { mut agreed, evaluated, .. }) = self.boundary else { return Ok(None) };
         if at_entry {
-            agreed.regroup = false;
+            (agreed.regroup, agreed.pause, agreed.keep) = (false, false, false);
             agreed.stop |= self.stop;
             agreed.stop_checkpoint |= self.stop;
+        }
+        if agreed.keep {
+            self.owed = true;
+            self.control.checkpoint_heard();
         }
         self.drop_by_hand(agreed);
         let mut due = self.timetable.due(self.position, agreed);
@@ -178,7 +182,10 @@ impl Trainer {
                 self.uploader.make_room(&self.control)?;
             }
         }
+        // Before it can end.
+        self.control.upload_begins();
         self.uploader.take(&self.net, self.shared())?;
+        self.kept = Some(self.position);
         (self.due, self.owed) = (false, false);
         self.meet(Moment::Snapshot)
     }

@@ -19,6 +19,8 @@ const STOP: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const SLOT_FREE: u8 = 4;
 const REGROUP: u8 = 8;
+const PAUSE: u8 = 16;
+const KEEP: u8 = 32;
 
 /// What a microbatch adds to the step's log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -74,7 +76,9 @@ pub(super) fn encode(
         flag(wishes.stop, STOP)
             | flag(wishes.checkpoint, CHECKPOINT)
             | flag(slot_free, SLOT_FREE)
-            | flag(wishes.regroup, REGROUP),
+            | flag(wishes.regroup, REGROUP)
+            | flag(wishes.pause, PAUSE)
+            | flag(wishes.keep, KEEP),
     );
     block.put_u32_le(wishes.newest_drop);
     block.put_u32_le(statistics.len() as u32);
@@ -94,7 +98,8 @@ pub(super) fn encode(
 
 /// Puts all ranks' blocks together; sums run in microbatch order, whoever sent them.
 pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, BlockError> {
-    let mut agreed = Agreed { slots_free: true, newest_drop: u32::MAX, ..Agreed::default() };
+    let mut agreed =
+        Agreed { slots_free: true, keep: true, newest_drop: u32::MAX, ..Agreed::default() };
     let mut total = Statistics::default();
     let mut factors: Vec<Factors> = layers.iter().map(|_| Factors::default()).collect();
     for (rank, block) in blocks.iter().enumerate() {
@@ -104,6 +109,9 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
         agreed.stop_checkpoint |= flags & CHECKPOINT != 0;
         agreed.slots_free &= flags & SLOT_FREE != 0;
         agreed.regroup |= flags & REGROUP != 0;
+        agreed.pause |= flags & PAUSE != 0;
+        // By all, so that all know alike when the wish is heard.
+        agreed.keep &= flags & KEEP != 0;
         let newest_drop = u32::from_le_bytes(reader.array("the newest order")?);
         agreed.newest_drop = agreed.newest_drop.min(newest_drop);
         let microbatches = u32::from_le_bytes(reader.array("a count of microbatches")?);
@@ -188,7 +196,8 @@ mod tests {
 
     #[test]
     fn blocks_of_unequal_ranks_become_the_rows_of_the_global_batch() {
-        let stop = Wishes { stop: true, newest_drop: 3, regroup: true, ..Wishes::default() };
+        let stop =
+            Wishes { stop: true, newest_drop: 3, regroup: true, keep: true, ..Wishes::default() };
         let knows_more = Wishes { newest_drop: 4, ..Wishes::default() };
         let blocks = [block(2, 10.0, knows_more, true), block(1, 20.0, stop, false)];
         let gathered = decode(&blocks, &LAYERS).unwrap();

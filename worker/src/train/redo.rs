@@ -247,6 +247,8 @@ impl From<Agreed> for pb::Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }
@@ -259,6 +261,8 @@ impl From<pb::Agreed> for Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }

@@ -18,13 +18,13 @@ use bytes::Bytes;
 use convoy_common::checkpoint::{Checkpoints, SharedState, StateLayout};
 use convoy_common::ids::{Lineage, Rank, Term};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::TrainError;
 use super::control::Control;
 use super::fault::Mishap;
-use super::report::Report;
+use super::report::Reports;
 use super::upload::Upload;
 use crate::model::{ModelError, Net};
 use crate::state;
@@ -54,7 +54,7 @@ pub struct Uploader {
     layout: Arc<StateLayout>,
     place: Place,
     slot: Arc<Slot>,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
     runtime: Handle,
     /// The upload on its way, or the last one.
     upload: Mutex<Option<OnItsWay>>,
@@ -86,7 +86,7 @@ impl Uploader {
         catalogue: Arc<Checkpoints>,
         layout: Arc<StateLayout>,
         place: Place,
-        reports: mpsc::Sender<Report>,
+        reports: Reports,
         runtime: Handle,
     ) -> Self {
         Self {

@@ -15,12 +15,12 @@ use convoy_common::checkpoint::{
 use convoy_common::failure::{self, Explain as _};
 use convoy_common::ids::Position;
 use convoy_common::store::Backoff;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::fault::{Mishap, Moment};
-use super::report::Report;
+use super::report::{Report, Reports};
 use super::snapshot::{Place, Slot};
 
 /// A snapshot and where it is to go.
@@ -40,7 +40,7 @@ pub(super) struct Upload {
     pub(super) slot: Arc<Slot>,
     /// Rings when nobody wants the part any more.
     pub(super) give_up: Arc<Notify>,
-    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) reports: Reports,
     pub(super) mishap: Option<Mishap>,
 }
 
@@ -71,7 +71,7 @@ impl Upload {
         // The slot is free before the report, so that a coordinator that has all parts of a
         // checkpoint never meets a worker that cannot take the next one.
         self.slot.free();
-        if self.reports.send(report).await.is_err() {
+        if !self.reports.send(report).await {
             warn!("the worker ended before it could report a checkpoint's part");
         }
     }

@@ -4,9 +4,11 @@
 #![expect(dead_code, reason = "each test file uses its own share")]
 
 pub(crate) mod hooked;
+mod valve;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,9 +23,9 @@ use convoy_common::pb::peer_server::{Peer, PeerServer};
 use convoy_common::rpc::{self, Address};
 use convoy_common::shutdown::{self, Trigger, Urgency};
 use convoy_common::store::Store;
-use convoy_coordinator::engine;
+use convoy_coordinator::engine::{self, Input};
 use convoy_coordinator::ledger::{self, Fencing, Origin};
-use convoy_coordinator::machine::{Outcome, Status};
+use convoy_coordinator::machine::{Answered, Event, Outcome, Status, Wish};
 use convoy_coordinator::service::{Facts, Service};
 use convoy_worker::agent::{self, Settings};
 use convoy_worker::model::{Device, Net};
@@ -38,6 +40,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response};
+pub(crate) use valve::Valve;
 
 /// For what should happen soon, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(100);
@@ -158,6 +161,13 @@ impl Peer for DyingDonor {
     ) -> Result<Response<Self::RedoStream>, tonic::Status> {
         Err(tonic::Status::unimplemented("nobody asks for this here"))
     }
+
+    async fn ping(
+        &self,
+        _: Request<pb::PingRequest>,
+    ) -> Result<Response<pb::PingReply>, tonic::Status> {
+        Ok(Response::new(pb::PingReply {}))
+    }
 }
 
 impl Drop for Node {
@@ -187,10 +197,10 @@ pub(crate) fn once(
     when: Moment,
     what: impl Fn(&Life) -> Result<(), TrainError> + Send + Sync + 'static,
 ) -> Plant {
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     Box::new(move |life, moment, position| {
         let now = (position, moment) == (at, when);
-        if now && !done.swap(true, std::sync::atomic::Ordering::AcqRel) {
+        if now && !done.swap(true, Ordering::AcqRel) {
             return what(life);
         }
         Ok(())
@@ -268,12 +278,17 @@ impl Job {
 
     /// A worker joins.
     pub(crate) fn join(&self, name: &str, plant: Plant) -> Node {
-        self.join_beside(name, plant, |vault, _| peer::routes(vault))
+        self.join_beside(name, plant, None, |vault, _| peer::routes(vault))
+    }
+
+    /// One that its peers reach through that valve.
+    pub(crate) fn join_behind(&self, name: &str, plant: Plant, valve: &Arc<Valve>) -> Node {
+        self.join_beside(name, plant, Some(Arc::clone(valve)), |vault, _| peer::routes(vault))
     }
 
     /// One that dies when it has begun to give its state to a peer.
     pub(crate) fn join_as_dying_donor(&self, name: &str, plant: Plant) -> Node {
-        self.join_beside(name, plant, |_, life| {
+        self.join_beside(name, plant, None, |_, life| {
             let life = Arc::new(Mutex::new(Some(life)));
             Routes::new(PeerServer::new(DyingDonor { life }))
         })
@@ -287,13 +302,16 @@ impl Job {
         taker: &Arc<Mutex<Option<Life>>>,
     ) -> Node {
         let life = Arc::clone(taker);
-        self.join_beside(name, plant, |_, _| Routes::new(PeerServer::new(DyingDonor { life })))
+        self.join_beside(name, plant, None, |_, _| {
+            Routes::new(PeerServer::new(DyingDonor { life }))
+        })
     }
 
     fn join_beside(
         &self,
         name: &str,
         plant: Plant,
+        valve: Option<Arc<Valve>>,
         beside: impl FnOnce(Arc<Vault>, Life) -> Routes,
     ) -> Node {
         let runtime = connections();
@@ -323,6 +341,7 @@ impl Job {
         handle.spawn(async move {
             let any: Address = "127.0.0.1:0".parse().unwrap();
             let (address, ring) = RingServer::bind_beside(&any, beside).await.unwrap();
+            let address = valve.map_or(address, |it| it.lead_to(address));
             let who = Introduction {
                 name,
                 ring_address: address.to_string(),
@@ -344,6 +363,18 @@ impl Job {
         self.engine.status()
     }
 
+    /// Asks for something as an operator does, and waits for the answer.
+    pub(crate) fn ask(&self, wish: Wish) -> Answered {
+        static REQUESTS: AtomicU64 = AtomicU64::new(1 << 32);
+        let request = REQUESTS.fetch_add(1, Ordering::Relaxed);
+        let asked = self.engine.send(Input::Event(Event::Asked { request, wish }));
+        assert!(self.runtime.block_on(asked), "the job is over");
+        let own = |it: &Status| it.answers.iter().find(|it| it.request == request).cloned();
+        let answered = |it: &Status| own(it).is_some_and(|it| it.stage != Answered::Waiting);
+        self.until("an answer", answered);
+        own(&self.status()).expect("an answer").stage
+    }
+
     /// Waits until the job's status is as wanted.
     pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) {
         let start = Instant::now();
@@ -351,6 +382,13 @@ impl Job {
             assert!(start.elapsed() < SOON, "{what}: {:?}", self.status());
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// As `convoy stop` does.
+    pub(crate) fn stop(&self) {
+        let reason = "a test".to_owned();
+        let asked = self.engine.send(Input::Event(Event::StopRequested { reason }));
+        assert!(self.runtime.block_on(asked), "the job is over");
     }
 
     /// How the job ended.
@@ -407,6 +445,11 @@ impl Node {
     /// As SIGTERM does.
     pub(crate) fn ask_to_leave(&self) {
         self.trigger.request(Urgency::Orderly, "SIGTERM");
+    }
+
+    /// As a process that is killed.
+    pub(crate) fn vanish(&self) {
+        self.life.end();
     }
 
     /// The exit code.

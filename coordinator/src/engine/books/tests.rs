@@ -50,7 +50,7 @@ impl Ledger for Shaky {
         self.make(format!("effect {number}")).map(|()| at)
     }
 
-    async fn prune(&mut self) -> Result<Pruned, LedgerError> {
+    async fn prune(&mut self, _: Term) -> Result<Pruned, LedgerError> {
         self.make("prune".to_owned()).map(|()| Pruned::default())
     }
 
@@ -91,12 +91,16 @@ impl Desk {
     }
 }
 
+fn prune() -> Entry {
+    Entry::Prune { living: Term(1) }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_store_does_not_take_waits_and_is_made_in_order_when_it_is_back() {
     let ledger = Shaky::default();
     *ledger.away.lock().unwrap() = true;
     let mut desk = Desk::of(&ledger);
-    for entry in [publish(5), Entry::Prune, Entry::Prune, publish(9)] {
+    for entry in [publish(5), prune(), prune(), publish(9)] {
         desk.entries.send(entry).await.unwrap();
     }
     // An hour goes by.

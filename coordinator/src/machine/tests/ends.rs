@@ -218,12 +218,12 @@ fn workers_that_wait_for_the_store_at_the_end_are_not_taken_for_stuck() {
     for _ in 0..120 {
         for number in 0..2 {
             let (position, phase) = (LAST, "checkpoint".to_owned());
-            job.say(number, Report::Heartbeat { position, phase }).say(number, delayed());
+            job.say(number, beat_at(position, phase)).say(number, delayed());
         }
         job.now += SECOND * 30;
         for number in 0..2 {
             let (position, phase) = (LAST, "checkpoint".to_owned());
-            job.say(number, Report::Heartbeat { position, phase });
+            job.say(number, beat_at(position, phase));
         }
         job.on(Event::Tick);
         assert_eq!(job.phase(), "training");
@@ -255,7 +255,11 @@ fn one_that_does_not_come_to_its_end_is_named() {
         if first_ends {
             job.say(0, end(at(0, 7), Cause::Stopped));
         } else {
-            job.all_say(|_| Report::Heartbeat { position: at(0, 0), phase: "idle".to_owned() });
+            job.all_say(|_| Report::Heartbeat {
+                position: at(0, 0),
+                phase: "idle".to_owned(),
+                vitals: Vitals::default(),
+            });
         }
         job.pass(SECOND * 903, &[0, 1]);
         let lost: Vec<u64> = job.dismissals().into_iter().map(|it| it.0).collect();

@@ -168,7 +168,7 @@ fn one_that_does_not_leave_the_broken_ring_is_lost() {
 #[test]
 fn workers_that_live_and_do_not_move_are_found() {
     let mut job = Job::training(2);
-    let beat = |phase: &str| Report::Heartbeat { position: at(0, 2), phase: phase.to_owned() };
+    let beat = |phase: &str| beat_at(at(0, 2), phase.to_owned());
     let mut dismissals = Vec::new();
     let mut ended = Vec::new();
     for _ in 0..1000 {
@@ -197,7 +197,7 @@ fn an_evaluation_by_ten_views_may_take_ten_times_as_long() {
         let (begin, generation) = (job.now, job.generation());
         while job.phase() == "training" && job.now < begin + SECOND * 30_000 {
             job.now += SECOND;
-            let report = Report::Heartbeat { position: at(0, 1), phase: "evaluate".to_owned() };
+            let report = beat_at(at(0, 1), "evaluate".to_owned());
             let said = Event::Said { connection: id(0), generation, report };
             // Without the invariants, which look at all that has happened each time.
             job.machine.step(job.now, said);

@@ -24,6 +24,9 @@ enum Act {
     StoreFails,
     StoreWorks,
     Drop(u8),
+    Ask(u8, u8),
+    /// Whoever was asked whom it reaches says so: all, or not.
+    Answer(bool),
     Pass(u16),
 }
 
@@ -80,6 +83,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::FailToPublish),
         1 => prop_oneof![Just(Act::StoreFails), Just(Act::StoreWorks)],
         1 => (0u8..3).prop_map(Act::Drop),
+        2 => (0u8..4, 0u8..5).prop_map(|(what, who)| Act::Ask(what, who)),
+        4 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(Act::Answer),
         2 => (0u16..4000).prop_map(Act::Pass),
     ]
 }
@@ -87,7 +92,7 @@ fn act() -> impl Strategy<Value = Act> {
 fn report(who: u64, word: &Word) -> Report {
     let position = |step: u32| at(step / 10, step % 10);
     match *word {
-        Word::Beat => Report::Heartbeat { position: at(0, 1), phase: "compute".to_owned() },
+        Word::Beat => beat_at(at(0, 1), "compute".to_owned()),
         Word::Ready(digest) => Report::Ready { state_digest: digest.to_string() },
         Word::Step(step) => Report::Step(step_at(position(step))),
         Word::Part(step) => part(position(step), who),
@@ -103,6 +108,8 @@ fn report(who: u64, word: &Word) -> Report {
             held: held.map(|(step, evaluated)| Reached { position: position(step), evaluated }),
             agreed,
             owes_checkpoint: agreed,
+            kept: agreed && blame.is_none(),
+            has_unit: true,
             blame: blame.map(|it| char::from(b'a' + it).to_string()),
             error: "broken".to_owned(),
         }),
@@ -121,6 +128,20 @@ struct World {
     calls: [Option<u64>; 4],
     next: u64,
     publishing: Vec<Position>,
+    /// Questions that wait for an answer.
+    probes: Vec<(ConnectionId, u32)>,
+}
+
+pub(super) fn wish(what: u8, who: u8) -> Wish {
+    match what {
+        0 => Wish::Checkpoint,
+        1 => Wish::Pause { reason: "asked".to_owned() },
+        2 => Wish::Resume,
+        _ => {
+            let grace = Some(Duration::from_secs(u64::from(who)));
+            Wish::Drain { name: char::from(b'a' + who).to_string(), grace }
+        }
+    }
 }
 
 impl World {
@@ -231,6 +252,13 @@ impl World {
                     (None, _) => {}
                 }
             }
+            Act::Ask(what, who) => self.ask(wish(*what, *who)),
+            Act::Answer(all) => {
+                if let Some((connection, number)) = self.probes.pop() {
+                    let unreachable = if *all { Vec::new() } else { vec!["a".to_owned()] };
+                    self.job.on(Event::Probed { connection, number, unreachable });
+                }
+            }
             Act::Pass(milliseconds) => {
                 self.job.now += Duration::from_millis((*milliseconds).into());
                 self.job.on(Event::Tick);
@@ -238,6 +266,17 @@ impl World {
         }
         let new = self.take_publications();
         self.publishing.extend(new);
+        for (to, order) in self.job.orders() {
+            if let Order::Probe { number, .. } = order {
+                self.probes.push((id(to), *number));
+            }
+        }
+    }
+
+    fn ask(&mut self, wish: Wish) {
+        let request = self.next;
+        self.next += 1;
+        self.job.on(Event::Asked { request, wish });
     }
 
     fn take_publications(&self) -> Vec<Position> {
@@ -258,6 +297,7 @@ proptest! {
             calls: [None; 4],
             next: 0,
             publishing: Vec::new(),
+            probes: Vec::new(),
         };
         for act in &acts {
             world.act(act);
