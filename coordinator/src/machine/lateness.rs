@@ -25,7 +25,7 @@ use super::event::ConnectionId;
 use super::stragglers::Straggler;
 
 /// A slow worker takes so many times what the others would, and so much longer in each step.
-const SLOW: (f64, f64) = (2.0, 0.05);
+const SLOW: (f64, f64) = (2.0, 0.1);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {

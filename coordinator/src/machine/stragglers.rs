@@ -23,7 +23,7 @@ const FIRST: Duration = Duration::from_secs(10);
 /// The same for an upload, which holds up nobody at first.
 const UPLOAD: Duration = Duration::from_secs(5);
 /// Heartbeats over which a worker's pace is taken, and the fewest steps.
-const WINDOW: (usize, u64) = (6, 3);
+const WINDOW: (usize, u64) = (8, 4);
 /// A worker that the others wait for, or that is slower than they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Straggler {

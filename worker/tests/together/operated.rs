@@ -72,7 +72,8 @@ fn a_checkpoint_that_is_asked_for_is_there_when_the_answer_comes_and_changes_not
 #[test]
 fn a_drained_worker_that_is_stuck_goes_when_its_grace_is_over_and_the_others_go_on() {
     let sleeps = once(at(1, 1), Moment::Compute, |_| {
-        std::thread::sleep(Duration::from_secs(6));
+        // Until the test is over.
+        std::thread::sleep(Duration::from_secs(60));
         Ok(())
     });
     let (job, nodes) = job(&[], vec![nothing(), sleeps, nothing()]);
