@@ -80,6 +80,7 @@ impl Job {
             device: self.device,
             lanes: self.lanes,
             fault: self.fault.clone(),
+            mishap: self.mishap.clone(),
         }
     }
 

@@ -88,6 +88,7 @@ fn the_corpus_is_planted() {
                 run_id: "r".to_owned(),
                 config_json: config.unwrap().config.to_json(),
                 record_digest: "d".to_owned(),
+                ..Default::default()
             }),
         ),
         ("refused", Kind::Refused(pb::Refused { reason: "no".to_owned(), ..Default::default() })),
