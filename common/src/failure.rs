@@ -4,7 +4,7 @@
 //! [`Failure`], print it and exit with its code. Library code never prints.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use crate::exit;
 
@@ -19,6 +19,21 @@ pub trait Explain: Error {
     fn exit_code(&self) -> u8 {
         exit::FAILURE
     }
+}
+
+/// The error with its causes, on one line. A cause whose text its parent already ends with is not
+/// said twice.
+pub fn in_full(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// An error on its way to the user.
@@ -60,20 +75,9 @@ impl<E: Explain + Send + Sync + 'static> From<E> for Failure {
 }
 
 /// `error: TEXT: CAUSE: CAUSE` and, on the next line, `hint: TEXT`.
-///
-/// A cause whose text its parent already ends with is not said twice.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.error.to_string();
-        let mut source = self.error.source();
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.ends_with(&cause_text) {
-                write!(text, ": {cause_text}")?;
-            }
-            source = cause.source();
-        }
-        write!(f, "error: {text}")?;
+        write!(f, "error: {}", in_full(&*self.error))?;
         if let Some(hint) = &self.hint {
             write!(f, "\nhint: {hint}")?;
         }

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod ids;
 pub mod image;
 mod nonce;
+pub mod processor;
 pub mod random;
 pub mod rpc;
 pub mod run_record;

@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 #[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/disk.rs"]
+mod disk;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/faulty.rs"]
 mod faulty;
 mod support;
@@ -308,6 +311,22 @@ async fn a_folder_that_cannot_be_used_or_stops_being_one_leaves_training_to_the_
     tokio::time::sleep(Duration::from_millis(600)).await;
     reads_all(&dataset, 3).await;
     assert_eq!(fs::read(place.root()).unwrap(), b"no folder");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_leaves_the_cache_with_what_fits_and_training_to_the_store() {
+    // Mounting takes root.
+    let Some(disk) = disk::Disk::of(100) else { return };
+    let place = Place::new().await;
+    // It believes to have room for all, and has it for two or three of eight.
+    let dataset = place.open_at(Some(disk.path().join("cache")), 1 << 30).await;
+    for epoch in 1..4 {
+        reads_all(&dataset, epoch).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Nothing at all may fit any more.
+    fs::write(disk.path().join("other"), vec![0; 1 << 20]).unwrap_err();
+    reads_all(&dataset, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

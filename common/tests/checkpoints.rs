@@ -318,7 +318,7 @@ async fn a_manifest_is_published_once_and_only_with_all_its_parts() {
 
     let assemble = |parts| Manifest::assemble(header(&layout, Term(1), 10, 2), parts);
     let absent = assemble(entries[..1].to_vec()).unwrap_err();
-    assert!(matches!(absent, ManifestError::Absent(_)), "{absent}");
+    assert!(matches!(absent, ManifestError::Few { expected: 6, found: 3 }), "{absent}");
     let twice = assemble([&entries[..], &entries[..1]].concat()).unwrap_err();
     assert!(matches!(twice, ManifestError::Twice(_)), "{twice}");
 }
@@ -439,6 +439,64 @@ async fn left_overs_of_lower_terms_are_swept_and_those_of_the_living_one_are_not
     let left = store.list("checkpoints").await.unwrap();
     assert!(left.iter().all(|object| !object.path.contains("/part-1-")));
     assert_eq!(left.len(), 6);
+}
+
+/// As a writer leaves it that is killed in the middle of an upload.
+fn half_written(folder: &tempfile::TempDir, step: u64, name: &str) -> std::path::PathBuf {
+    let file = folder.path().join(format!("a run/checkpoints/1/{step:012}/{name}#1"));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "half a part").unwrap();
+    file
+}
+
+#[tokio::test]
+async fn half_written_parts_of_killed_writers_are_swept_and_those_of_the_living_are_not() {
+    let (folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    let manifest = write(&checkpoints, 10, 1, Term(2)).await;
+    let dead = half_written(&folder, 20, "part-1-0of1-ff.safetensors");
+    let beside = half_written(&folder, 10, "part-1-0of1-ff.safetensors");
+    let living = half_written(&folder, 30, "part-2-0of1-ff.safetensors");
+    let foreign = half_written(&folder, 20, "notes.txt");
+    let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
+    assert_eq!((pruned.removed.len(), pruned.swept), (0, 2));
+    assert!(!dead.exists() && !beside.exists() && living.exists() && foreign.exists());
+    checkpoints.verify(&manifest).await.unwrap();
+    let dead = half_written(&folder, 40, "part-2-0of1-ff.safetensors");
+    checkpoints.claim_next("x").await.unwrap();
+    checkpoints.prune(Lineage(1), keep_last(3), Term(3)).await.unwrap();
+    assert!(!dead.exists() && !dead.parent().unwrap().exists(), "the folder goes with it");
+}
+
+#[tokio::test]
+async fn what_is_pruned_leaves_no_folder_behind() {
+    let (folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    for step in [10, 20] {
+        write(&checkpoints, step, 2, Term(1)).await;
+    }
+    checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
+    let left = std::fs::read_dir(folder.path().join("a run/checkpoints/1")).unwrap();
+    let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(left, ["000000000020"]);
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_is_read_is_told_apart_from_what_is_damaged() {
+    let (_folder, store) = folder();
+    let checkpoints = Checkpoints::new(store.clone());
+    let manifest = write(&checkpoints, 10, 1, Term(1)).await;
+    let part = format!("{}/{}", manifest.folder(), manifest.parts[0].name);
+    store.delete(&part).await.unwrap();
+    let damaged = checkpoints.verify(&manifest).await.unwrap_err();
+    assert!(matches!(damaged, CheckpointError::Part { .. }), "{damaged:?}");
+    store.delete(&manifest.path()).await.unwrap();
+    for error in [
+        checkpoints.verify(&manifest).await.unwrap_err(),
+        checkpoints.load(&manifest, &layout(), |_, _| {}).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, CheckpointError::Removed { .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]

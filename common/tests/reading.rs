@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/faulty.rs"]
 mod faulty;
 mod support;

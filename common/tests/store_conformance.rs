@@ -3,6 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+#[path = "support/disk.rs"]
+mod disk;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/faulty.rs"]
+mod faulty;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -145,6 +150,52 @@ async fn a_store_that_ignores_conditions_is_found_out_and_can_be_used_without() 
     let second = store.create("term", Bytes::from_static(b"two")).await.unwrap_err();
     assert!(matches!(second, StoreError::Exists { .. }), "{second}");
     assert_eq!(store.get("term").await.unwrap(), "one");
+}
+
+#[tokio::test]
+async fn what_ails_a_store_is_told_with_a_hint_and_whether_it_may_pass() {
+    let server = S3::start().await;
+    let proxy = faulty::Proxy::start(&server.endpoint).await;
+    let mut settings = server.settings();
+    settings.variables.insert("AWS_ENDPOINT_URL".to_owned(), proxy.endpoint.clone());
+    settings.limits.retries = 0;
+    let store = Store::open_with(&format!("s3://{BUCKET}/x"), &settings).unwrap();
+    use faulty::Mishap::{Refuse, Status};
+    for (mishap, said) in [
+        (Status(507), "there is no room left"),
+        (Status(500), "fails to"),
+        (Status(503), "fails to"),
+        (Status(403), "is denied"),
+        (Status(409), "fails to"),
+        (Refuse, "cannot reach"),
+    ] {
+        proxy.fail("/x/", Some(mishap));
+        let error = store.put("part", Bytes::from_static(b"1")).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{mishap:?}: {error}");
+        assert!(error.hint().is_some() && error.may_pass(), "{mishap:?}: {error:?}");
+    }
+    proxy.fail("", None);
+    store.put("part", Bytes::from_static(b"1")).await.unwrap();
+    let other = store.create("part", Bytes::from_static(b"2")).await.unwrap_err();
+    assert!(!other.may_pass(), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_full_or_not_writable_is_told_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "no folder").unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let error = store.put("file/part", Bytes::from_static(b"1")).await.unwrap_err();
+    assert!(error.hint().is_some() && error.may_pass(), "{error:?}");
+    // Mounting takes root.
+    let Some(disk) = disk::Disk::of(64) else { return };
+    let store = Store::open(disk.path().to_str().unwrap()).unwrap();
+    let error = store.put("part", vec![1; 1 << 20].into()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }) && error.may_pass(), "{error:?}");
+    assert_eq!(store.list("").await.unwrap(), []);
+    assert!(store.unfinished("").await.unwrap().is_empty(), "nothing half-written is left");
+    disk::resize(disk.path(), 4096);
+    store.put("part", vec![1; 1 << 20].into()).await.unwrap();
 }
 
 #[tokio::test]

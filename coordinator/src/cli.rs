@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 use convoy_common::failure::Failure;
 
 use crate::commands::{
-    check, checkpoints, dataset, launch, lr, prepare, serve, status, stop, synthesize,
+    check, checkpoints, dataset, drill, launch, lr, pause, prepare, resume, serve, status, stop,
+    synthesize, workers,
 };
 
 /// Trains AlexNet on a cluster: the same weights, bit for bit, on any number of workers.
@@ -20,13 +21,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Launch(launch::Args),
+    Drill(drill::Args),
     Serve(serve::Args),
     Prepare(prepare::Args),
     Dataset(dataset::Args),
     Synthesize(synthesize::Args),
     Check(check::Args),
+    #[command(alias = "checkpoint")]
     Checkpoints(checkpoints::Args),
     Status(status::Args),
+    Workers(workers::Args),
+    Pause(pause::Args),
+    Resume(resume::Args),
     Stop(stop::Args),
     Lr(lr::Args),
 }
@@ -35,6 +41,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Launch(args) => launch::run(args),
+        Command::Drill(args) => drill::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Dataset(args) => dataset::run(args),
@@ -42,6 +49,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),
         Command::Status(args) => status::run(args),
+        Command::Workers(args) => workers::run(args),
+        Command::Pause(args) => pause::run(args),
+        Command::Resume(args) => resume::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Lr(args) => lr::run(args),
     };

@@ -6,8 +6,12 @@
 //! [`machine`] decides, [`engine`] owns it and carries out what it decides, [`service`] is the door to
 //! workers, and [`ledger`] is what outlives the process.
 
+#[cfg(test)]
+#[path = "../../common/tests/support/bytes.rs"]
+mod bytes;
 pub mod cli;
 mod commands;
+mod drill;
 pub mod engine;
 mod launch;
 pub mod ledger;

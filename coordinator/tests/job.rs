@@ -13,6 +13,7 @@ use convoy_common::schedule::AppliedDrop;
 use convoy_coordinator::ledger::{self, Fencing, Origin};
 use convoy_coordinator::machine::Ending;
 use pb::coordinator_message::Kind as Out;
+use pb::operate_request::What;
 use support::{Place, SOON, Server, Worker, hello, layout, training};
 
 const END: Position = Position { epoch: 2, step: 0 };
@@ -214,7 +215,8 @@ async fn lose(worker: Worker) {
 #[tokio::test]
 async fn workers_that_do_not_fit_are_told_why() {
     let place = Place::new().await;
-    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let config = place.config(&["cluster.max_workers=2"]);
+    let server = Server::start(config, Origin::Newest).await;
     let refused = |hello| async {
         let mut worker = Worker::call(&server.address, hello).await;
         match worker.order().await {
@@ -235,7 +237,7 @@ async fn workers_that_do_not_fit_are_told_why() {
     let expect_config = "ff".to_owned();
     let (reason, hint) = refused(pb::Hello { expect_config, ..hello("a") }).await;
     assert!(reason.contains("ff"), "{reason}");
-    assert!(hint.contains(&place.config(&[]).digest()), "{hint}");
+    assert!(hint.contains(&place.config(&["cluster.max_workers=2"]).digest()), "{hint}");
 
     let _a = Worker::join(&server.address, "a").await;
     let (reason, _) = refused(hello("a")).await;
@@ -517,4 +519,39 @@ async fn a_replay_hands_out_the_log_of_the_other_run_and_refuses_other_settings(
 
     let error = ledger::open(config, replay(), Fencing::Required).await.unwrap_err();
     assert!(error.to_string().contains("a run exists already"), "{error}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_asked_for_over_the_wire_is_answered_with_its_name_and_a_worker_is_drained() {
+    let place = Place::new().await;
+    let server = Server::start(place.config(&[]), Origin::Newest).await;
+    let (mut a, mut b) = training(&server.address, "start").await;
+    a.step(at(0, 1)).await;
+    let operate = |what, patience_seconds| {
+        let request = pb::OperateRequest { patience_seconds, what: Some(what) };
+        let server = &server;
+        async move { server.client().await.operate(request).await.map(tonic::Response::into_inner) }
+    };
+    let asked = operate(What::Checkpoint(pb::CheckpointNow {}), 30.0);
+    let obeyed = async {
+        for worker in [&mut a, &mut b] {
+            assert!(matches!(worker.order().await, Some(Out::TakeCheckpoint(_))));
+            worker.checkpoint(&place, at(0, 2), 1.0).await;
+        }
+    };
+    let (reply, ()) = tokio::join!(asked, obeyed);
+    let reply = reply.unwrap();
+    assert!(reply.done);
+    assert_eq!(reply.checkpoint, "checkpoints/1/000000000002/manifest.json");
+
+    let refused = operate(What::Resume(pb::ResumeJob {}), 1.0).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let drain = pb::DrainWorker { name: "b".to_owned(), grace_seconds: 0.0 };
+    let late = operate(What::Drain(drain), 0.1).await.unwrap();
+    assert!(!late.done && late.detail.contains("training"), "{late:?}");
+    for worker in [&mut a, &mut b] {
+        assert!(matches!(worker.order().await, Some(Out::Regroup(_))));
+        worker.leave(at(0, 3), "").await;
+    }
+    assert_eq!(b.dismissed().await, u32::from(exit::OK));
 }

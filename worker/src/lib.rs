@@ -6,6 +6,9 @@
 
 pub mod agent;
 pub mod allocator;
+#[cfg(test)]
+#[path = "../../common/tests/support/bytes.rs"]
+mod bytes;
 pub mod cli;
 mod commands;
 pub mod data;

@@ -5,6 +5,10 @@
 //! of one worker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+#[path = "together/operated.rs"]
+mod operated;
+#[path = "together/steady.rs"]
+mod steady;
 mod together;
 
 use std::sync::OnceLock;

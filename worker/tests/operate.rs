@@ -139,6 +139,56 @@ impl Launched {
 }
 
 #[test]
+fn a_job_is_kept_paused_resumed_and_drained_by_hand_and_comes_to_the_bits_of_a_quiet_one() {
+    let place = Place::new();
+    let (run, config) = (place.path("run"), place.config().display().to_string());
+    let mut job = place.launch(&[]);
+    place.reaches(&mut job, 3);
+    // By the name of the config, too, and under either name of the command.
+    let kept = json(&["checkpoint", "now", &config, "--json"]);
+    let path = kept["checkpoint"].as_str().unwrap();
+    assert!(path.starts_with("checkpoints/1/"), "{path}");
+    let (first, _) = place.state("run");
+    assert!(first >= 3, "{first}");
+
+    let paused = json(&["pause", &run, "--reason", "a new switch", "--json"]);
+    assert!(paused["checkpoint"].is_string(), "{paused}");
+    let status = json(&["status", &run, "--json"]);
+    assert_eq!(
+        (&status["phase"], &status["pause"]["reason"]),
+        (&"paused".into(), &"a new switch".into())
+    );
+    let (held, _) = place.state("run");
+    assert_eq!(status["global_step"], held);
+    let said = convoy(&["status", &run]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("paused      since 20") && said.contains("(a new switch)"), "{said}");
+    json(&["resume", &run, "--json"]);
+    place.reaches(&mut job, held + 2);
+
+    let workers = json(&["workers", "list", &run, "--json"]);
+    assert_eq!(workers["workers"].as_array().unwrap().len(), 2);
+    assert_eq!(workers["workers"][1]["name"], "worker-1");
+    json(&["workers", "drain", &run, "worker-1", "--grace", "20s", "--json"]);
+    let left = json(&["workers", "list", &run, "--json"]);
+    assert_eq!(left["workers"].as_array().unwrap().len(), 1);
+    let unknown = convoy(&["workers", "drain", &run, "nobody"]);
+    assert_eq!(unknown.status.code(), Some(exit::FAILURE.into()));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are: worker-0"));
+
+    // The last one leaves a checkpoint.
+    convoy(&["workers", "drain", &run, "worker-0"]);
+    job.ends_with(exit::STOPPED);
+    let rough = place.state("run");
+    assert!(rough.0 > held);
+    let (end, quiet) =
+        (format!("train.max_steps={}", rough.0), format!("run.url={}", place.path("quiet")));
+    let options = ["--workers", "1", "--set", &end, "--set", &quiet];
+    place.launch(&options).ends_with(exit::OK);
+    assert_eq!(place.state("quiet"), rough);
+}
+
+#[test]
 fn a_run_with_a_drop_by_hand_stopped_and_gone_on_with_is_replayed_bit_for_bit() {
     let place = Place::new();
     let run = place.path("run");

@@ -103,6 +103,12 @@ pub enum CheckpointError {
         /// The lineage's folder.
         url: String,
     },
+    /// It was removed while it was being read.
+    #[error("checkpoint {url} was removed while it was being read")]
+    Removed {
+        /// The manifest.
+        url: String,
+    },
     /// Another coordinator wrote that number of the override log.
     #[error("{url} was written by another coordinator")]
     Taken {
@@ -112,6 +118,16 @@ pub enum CheckpointError {
     /// The run record of the checkpoint cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl CheckpointError {
+    /// Whether the same may go well later; see [`StoreError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Record(RecordError::Store(error)) => error.may_pass(),
+            _ => false,
+        }
+    }
 }
 
 /// How a part differs from what its manifest says.
@@ -172,6 +188,9 @@ impl Explain for CheckpointError {
             Self::Restless { .. } => {
                 "its job runs and keeps few: raise checkpoint.keep_last, or try again".to_owned()
             }
+            Self::Removed { .. } => "its job runs and keeps few: try again for a newer one, or \
+                                     raise checkpoint.keep_last"
+                .to_owned(),
             Self::Exists { .. } | Self::Superseded { .. } | Self::Taken { .. } => return None,
         })
     }
@@ -180,7 +199,10 @@ impl Explain for CheckpointError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::Record(error) => error.exit_code(),
-            Self::Exists { .. } | Self::Superseded { .. } | Self::Restless { .. } => exit::FAILURE,
+            Self::Exists { .. }
+            | Self::Superseded { .. }
+            | Self::Restless { .. }
+            | Self::Removed { .. } => exit::FAILURE,
             _ => exit::BAD_INPUT,
         }
     }

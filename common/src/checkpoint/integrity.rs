@@ -31,9 +31,13 @@ impl Checkpoints {
     /// Reads every byte of every part and compares sizes and hashes.
     ///
     /// # Errors
-    /// [`CheckpointError::Part`] with the first part that is not what the manifest says, and
-    /// those of the store.
+    /// [`CheckpointError::Part`] with the first part that is not what the manifest says,
+    /// [`CheckpointError::Removed`] and those of the store.
     pub async fn verify(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+        self.unless_removed(manifest, self.verify_parts(manifest).await).await
+    }
+
+    async fn verify_parts(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
         // Missing and short parts show without reading anything.
         self.check_sizes(manifest, &self.store.list(&manifest.folder()).await?)?;
         for part in &manifest.parts {
@@ -63,8 +67,33 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`CheckpointError::OtherNet`] if the layout is not that of the checkpoint,
-    /// [`CheckpointError::Part`] and those of the store.
+    /// [`CheckpointError::Part`], [`CheckpointError::Removed`] and those of the store.
     pub async fn load(
+        &self,
+        manifest: &Manifest,
+        layout: &StateLayout,
+        sink: impl FnMut(&Slice, &[u8]),
+    ) -> Result<(), CheckpointError> {
+        self.unless_removed(manifest, self.load_parts(manifest, layout, sink).await).await
+    }
+
+    /// A running job prunes: a part that is missing with its manifest is no damage.
+    async fn unless_removed(
+        &self,
+        manifest: &Manifest,
+        outcome: Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        match outcome {
+            Err(CheckpointError::Part { url, problem: PartProblem::Missing, .. })
+                if !self.store.exists(&manifest.path()).await? =>
+            {
+                Err(CheckpointError::Removed { url })
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn load_parts(
         &self,
         manifest: &Manifest,
         layout: &StateLayout,

@@ -151,6 +151,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] unless every slice of the state is in exactly one part.
     pub fn assemble(header: Header, mut parts: Vec<PartEntry>) -> Result<Self, ManifestError> {
+        bounded(&header.tensors, &parts)?;
         let layout = StateLayout::new(header.tensors.clone());
         let state_digest = digest_of(&layout, &parts)?;
         let order: HashMap<&str, usize> = layout
@@ -202,15 +203,7 @@ impl Manifest {
 
     /// Checks that what it says holds together; says nothing about the parts' bytes.
     pub(super) fn check(&self) -> Result<(), ManifestError> {
-        let found = self.parts.iter().map(|part| part.slices.len() as u64).sum();
-        match count_slices(&self.tensors) {
-            None => return Err(ManifestError::Immense),
-            // Cutting tensors of absurd shapes would take the memory that they claim to need.
-            Some(expected) if expected > found => {
-                return Err(ManifestError::Few { expected, found });
-            }
-            Some(_) => {}
-        }
+        bounded(&self.tensors, &self.parts)?;
         if digest_of(&self.layout(), &self.parts)? != self.state_digest {
             return Err(ManifestError::Digest);
         }
@@ -226,6 +219,17 @@ impl Manifest {
         let bare = Self { checksum: String::new(), ..self.clone() };
         let text = serde_json::to_vec(&bare).expect("invariant: a manifest has only string keys");
         blake3::hash(&text).to_hex().to_string()
+    }
+}
+
+/// Cutting tensors of absurd shapes would take the memory that they claim to need, so it is counted
+/// first whether there can be a part with each slice.
+fn bounded(tensors: &[TensorSpec], parts: &[PartEntry]) -> Result<(), ManifestError> {
+    let found = parts.iter().map(|part| part.slices.len() as u64).sum();
+    match count_slices(tensors) {
+        None => Err(ManifestError::Immense),
+        Some(expected) if expected > found => Err(ManifestError::Few { expected, found }),
+        Some(_) => Ok(()),
     }
 }
 

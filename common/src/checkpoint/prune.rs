@@ -2,7 +2,8 @@
 //!
 //! The manifest goes first: from then on the checkpoint does not exist, and a crash leaves parts
 //! that a later sweep finds. Parts without a manifest are swept only if a lower term wrote them;
-//! those of the living term may be an upload under way.
+//! those of the living term may be an upload under way. In a folder the same goes for the half-written
+//! files of parts whose writer was killed, and folders of which nothing is left go too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use crate::store::Stored;
 pub struct Pruned {
     /// Manifests removed with their parts.
     pub removed: Vec<String>,
-    /// Left-over parts of lower terms removed.
+    /// Left-over parts of lower terms removed, whole and half-written ones.
     pub swept: usize,
 }
 
@@ -75,6 +76,7 @@ impl Checkpoints {
                     self.store.delete(&object.path).await?;
                 }
             }
+            self.store.remove_empty_folder(folder).await;
             pruned.removed.push(path);
         }
         for (folder, objects) in &folders {
@@ -83,7 +85,28 @@ impl Checkpoints {
                 pruned.swept += self.sweep(&manifest, objects, living).await?;
             }
         }
+        pruned.swept += self.sweep_unfinished(lineage, living).await?;
         Ok(pruned)
+    }
+
+    /// Removes what writers of lower terms did not live to finish.
+    async fn sweep_unfinished(
+        &self,
+        lineage: Lineage,
+        living: Term,
+    ) -> Result<usize, CheckpointError> {
+        let mut swept = 0;
+        for (object, file) in self.store.unfinished(&lineage_folder(lineage)).await? {
+            let (folder, name) = object.rsplit_once('/').unwrap_or(("", &object));
+            // One that is renamed or removed by another at this moment is none of ours any more.
+            if term_of(name).is_some_and(|term| term < living)
+                && tokio::fs::remove_file(file).await.is_ok()
+            {
+                self.store.remove_empty_folder(folder).await;
+                swept += 1;
+            }
+        }
+        Ok(swept)
     }
 
     /// What [`Self::prune`] would remove: manifests' paths, newest first.
@@ -191,6 +214,7 @@ impl Checkpoints {
                 swept += 1;
             }
         }
+        self.store.remove_empty_folder(manifest.trim_end_matches("/manifest.json")).await;
         Ok(swept)
     }
 }

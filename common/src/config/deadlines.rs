@@ -7,6 +7,11 @@
 //! | `ring_timeout` | 30 s | `liveness_timeout` | a worker's death would be blamed on its neighbours' ring |
 //! | `prepare_timeout` | 2 min | `liveness_timeout` | the same, while state is loaded |
 //! | `coordinator_timeout` | 10 min | `liveness_timeout` | a coordinator that is late would end the job |
+//! | `straggler_limit` | 60 s | `liveness_timeout` | a worker's death would count as slowness |
+//! | `drain_grace` | 30 s | | it is the time that a machine is given, whatever else takes |
+//!
+//! `straggler_limit` is reached only by a worker that holds the others up outside of the ring: one that
+//! is stuck within it is found by `ring_timeout`, whichever of the two is longer.
 
 use std::time::Duration;
 
@@ -21,7 +26,7 @@ pub(super) struct Order {
 }
 
 /// The lines of the table that compare two fields.
-pub(super) const ORDERS: [Order; 3] = [
+pub(super) const ORDERS: [Order; 4] = [
     Order {
         longer: "cluster.ring_timeout",
         shorter: "cluster.liveness_timeout",
@@ -36,5 +41,10 @@ pub(super) const ORDERS: [Order; 3] = [
         longer: "cluster.coordinator_timeout",
         shorter: "cluster.liveness_timeout",
         because: "workers must not stop because of a coordinator that is late for once",
+    },
+    Order {
+        longer: "cluster.straggler_limit",
+        shorter: "cluster.liveness_timeout",
+        because: "a dead worker must be noticed as such, and not evicted as a slow one",
     },
 ];

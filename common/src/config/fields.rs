@@ -308,12 +308,24 @@ pub(super) const FIELDS: &[Field] = &[
         "true",
         "also keep the one with the fewest top-1 errors on the validation split",
     ),
+    field(
+        "checkpoint.final_timeout",
+        Kind::Duration,
+        r#""10m""#,
+        "how long the end of a run waits for the store to take the last checkpoint",
+    ),
     field("cluster.workers", Kind::Integer, "1", "training starts when so many have joined"),
     field(
         "cluster.min_workers",
         Kind::Integer,
         "1",
         "with fewer left, training waits until enough are back",
+    ),
+    field(
+        "cluster.max_workers",
+        Kind::Integer,
+        "0",
+        "with so many there is no place for more; 0: as many as a batch has microbatches",
     ),
     field(
         "cluster.bind",
@@ -356,6 +368,24 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Duration,
         r#""10m""#,
         "workers go on so long without a coordinator, then stop; more than liveness_timeout",
+    ),
+    field(
+        "cluster.drain_grace",
+        Kind::Duration,
+        r#""30s""#,
+        "a worker that was asked to leave goes after so long at the latest",
+    ),
+    field(
+        "cluster.straggler",
+        Kind::Word,
+        r#""warn""#,
+        "what is done about a worker that the others wait for: warn, or evict after straggler_limit",
+    ),
+    field(
+        "cluster.straggler_limit",
+        Kind::Duration,
+        r#""60s""#,
+        "how long the others wait for it until then; more than liveness_timeout",
     ),
     field("cluster.ring_chunk", Kind::Size, r#""256KiB""#, "one message on the ring, 4KiB to 4MiB"),
     field(

@@ -411,6 +411,14 @@ pub struct Checkpoint {
     /// an evaluation finds fewer errors than ever before, due or not.
     #[serde(default)]
     pub keep_best: bool,
+    /// How long the end of a run waits for its store to take the last checkpoint.
+    #[serde(with = "super::duration", default = "final_timeout")]
+    pub final_timeout: Duration,
+}
+
+/// What records from before it could be set mean.
+fn final_timeout() -> Duration {
+    Duration::from_secs(600)
 }
 
 /// `[cluster]`
@@ -422,6 +430,10 @@ pub struct Cluster {
     /// With fewer left, training waits until enough are back; at most `workers`.
     #[serde(default = "one")]
     pub min_workers: u32,
+    /// With so many there is no place for more, at least `workers`; 0: as many as a batch has
+    /// microbatches, or `workers` if that is more.
+    #[serde(default)]
+    pub max_workers: u32,
     /// host:port on which the coordinator listens; port 0 takes a free one.
     pub bind: String,
     /// Allow a bind beyond loopback although nothing is encrypted or authenticated.
@@ -441,11 +453,50 @@ pub struct Cluster {
     /// How long workers go on without a coordinator before they stop.
     #[serde(default = "coordinator_timeout", with = "super::duration")]
     pub coordinator_timeout: Duration,
+    /// A worker that was asked to leave goes after so long at the latest.
+    #[serde(with = "super::duration", default = "half_a_minute")]
+    pub drain_grace: Duration,
+    /// What is done about a worker that the others wait for.
+    #[serde(default)]
+    pub straggler: Straggler,
+    /// How long the others wait for it before it is evicted, where it is.
+    #[serde(with = "super::duration", default = "a_minute")]
+    pub straggler_limit: Duration,
     /// Bytes of one chunk on the ring.
     pub ring_chunk: u64,
     /// Let workers in that compute other bits than the run's first one.
     #[serde(default)]
     pub allow_mixed_numerics: bool,
+}
+
+/// What is done about a worker that the others wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Straggler {
+    /// It is named.
+    #[default]
+    Warn,
+    /// It is named, and counts as lost after [`Cluster::straggler_limit`].
+    Evict,
+}
+
+impl Cluster {
+    /// The most workers that the job has places for, with batches of so many microbatches.
+    pub fn places(&self, microbatches: u32) -> u32 {
+        match self.max_workers {
+            0 => self.workers.max(microbatches),
+            most => most.max(self.workers),
+        }
+    }
+}
+
+// What records mean from before there were these.
+fn half_a_minute() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn a_minute() -> Duration {
+    Duration::from_secs(60)
 }
 
 /// `[log]`

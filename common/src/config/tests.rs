@@ -294,6 +294,8 @@ fn impossible_values_are_refused() {
         ("cluster.workers=0", "cluster.workers: must be at least 1, is 0"),
         ("cluster.workers=1025", "cluster.workers: must be at most 1024, is 1025"),
         ("cluster.min_workers=0", "cluster.min_workers: must be at least 1, is 0"),
+        ("cluster.straggler=kill", "cluster.straggler: must be \"warn\" or \"evict\", is \"kill\""),
+        ("cluster.drain_grace=0s", "cluster.drain_grace: must be at least 1ms, is 0s"),
         ("cluster.min_workers=2", "cluster.min_workers: must be at most 1, is 2"),
         ("cluster.bind=7171", "cluster.bind: must be host:port, is \"7171\""),
         ("cluster.insecure=1", "cluster.insecure: must be true or false, is 1"),
@@ -319,6 +321,23 @@ fn impossible_values_are_refused() {
     ] {
         assert_eq!(only(&[override_]).0, what, "{override_}");
     }
+}
+
+#[test]
+fn whoever_may_be_evicted_is_first_given_the_time_in_which_a_dead_worker_is_noticed() {
+    let (evict, limit) = ("cluster.straggler=evict", "cluster.straggler_limit=3s");
+    let what = "cluster.straggler_limit: must exceed cluster.liveness_timeout, 3s, is 3s";
+    assert_eq!(only(&[evict, limit]).0, what);
+    let what = "cluster.max_workers: must be at least 4, or 0, is 2";
+    assert_eq!(only(&["cluster.workers=4", "cluster.max_workers=2"]).0, what);
+}
+
+#[test]
+fn a_job_has_places_for_as_many_workers_as_a_batch_has_microbatches() {
+    let cluster = |overrides: &[&str]| resolve(SMALLEST, overrides).unwrap().cluster;
+    assert_eq!(cluster(&["cluster.workers=2"]).places(4), 4);
+    assert_eq!(cluster(&["cluster.workers=6"]).places(4), 6);
+    assert_eq!(cluster(&["cluster.workers=2", "cluster.max_workers=3"]).places(4), 3);
 }
 
 #[test]

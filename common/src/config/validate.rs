@@ -12,7 +12,7 @@ use super::raw::Entries;
 use super::reader::{LARGEST_INTEGER, Reader};
 use super::run_config::{
     Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName,
-    Numerics, Optimizer, Precision, Reduction, Run, RunConfig, Train, Wire,
+    Numerics, Optimizer, Precision, Reduction, Run, RunConfig, Straggler, Train, Wire,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -209,6 +209,7 @@ fn checkpoint(reader: &mut Reader<'_>) -> Checkpoint {
         every_epochs: reader.integer("checkpoint.every_epochs", 0..=MANY),
         keep_last: reader.integer("checkpoint.keep_last", 1..=MANY),
         keep_best: reader.flag("checkpoint.keep_best"),
+        final_timeout: reader.duration("checkpoint.final_timeout", MILLISECOND..=7 * 24 * HOUR),
     }
 }
 
@@ -216,6 +217,7 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
     let cluster = Cluster {
         workers: reader.integer("cluster.workers", 1..=1024),
         min_workers: reader.integer("cluster.min_workers", 1..=1024),
+        max_workers: reader.integer("cluster.max_workers", 0..=1024),
         bind: reader.text("cluster.bind"),
         insecure: reader.flag("cluster.insecure"),
         join_timeout: reader.duration("cluster.join_timeout", MILLISECOND..=24 * HOUR),
@@ -224,6 +226,13 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         ring_timeout: reader.duration("cluster.ring_timeout", MILLISECOND..=24 * HOUR),
         coordinator_timeout: reader
             .duration("cluster.coordinator_timeout", MILLISECOND..=24 * HOUR),
+        drain_grace: reader.duration("cluster.drain_grace", MILLISECOND..=24 * HOUR),
+        straggler: reader.word(
+            "cluster.straggler",
+            ("warn", Straggler::Warn),
+            &[("evict", Straggler::Evict)],
+        ),
+        straggler_limit: reader.duration("cluster.straggler_limit", MILLISECOND..=24 * HOUR),
         ring_chunk: reader.size("cluster.ring_chunk", 4096..=4 << 20),
         allow_mixed_numerics: reader.flag("cluster.allow_mixed_numerics"),
     };
@@ -233,6 +242,14 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         let (min, all) = (cluster.min_workers, cluster.workers);
         let hint = "training begins with cluster.workers, so it could never begin".to_owned();
         reader.wrong("cluster.min_workers", format!("must be at most {all}, is {min}"), hint);
+    }
+    if reader.good(&["cluster.workers", "cluster.max_workers"])
+        && (1..cluster.workers).contains(&cluster.max_workers)
+    {
+        let (max, all) = (cluster.max_workers, cluster.workers);
+        let hint = "training begins with cluster.workers, so it could never begin".to_owned();
+        let what = format!("must be at least {all}, or 0, is {max}");
+        reader.wrong("cluster.max_workers", what, hint);
     }
     if reader.good(&["cluster.bind"]) {
         match address::bind(&cluster.bind) {
@@ -258,6 +275,7 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
 
 fn deadlines(reader: &mut Reader<'_>, cluster: &Cluster) {
     const LIVENESS: &str = "cluster.liveness_timeout";
+    const LIMIT: &str = "cluster.straggler_limit";
     if reader.good(&[LIVENESS]) && cluster.liveness_timeout <= HEARTBEAT_INTERVAL {
         let (is, heartbeat) = (show(cluster.liveness_timeout), show(HEARTBEAT_INTERVAL));
         let hint = format!("a worker is heard of every {heartbeat}; write \"3s\" or more");
@@ -267,9 +285,14 @@ fn deadlines(reader: &mut Reader<'_>, cluster: &Cluster) {
         LIVENESS => cluster.liveness_timeout,
         "cluster.prepare_timeout" => cluster.prepare_timeout,
         "cluster.coordinator_timeout" => cluster.coordinator_timeout,
+        LIMIT => cluster.straggler_limit,
         _ => cluster.ring_timeout,
     };
     for order in &ORDERS {
+        // Where nobody is evicted the limit means nothing.
+        if order.longer == LIMIT && cluster.straggler == Straggler::Warn {
+            continue;
+        }
         let (longer, shorter) = (of(order.longer), of(order.shorter));
         if reader.good(&[order.longer, order.shorter]) && longer <= shorter {
             let (longer, shorter) = (show(longer), show(shorter));

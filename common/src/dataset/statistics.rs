@@ -13,8 +13,10 @@ use crate::image::Rgb8;
 const PIXELS: usize = (SIDE * SIDE) as usize;
 const VALUES: usize = PIXELS * 3;
 
-/// Pixels whose products are summed in 32 bits before they are added in 64: 255 * 255 * 2048 < 2^27.
-const STRIP: usize = 2048;
+/// Bytes whose products are summed in lanes at a time: whole pixels, and whole vectors of 16.
+const LANES: usize = 48;
+/// Bytes whose products are summed in 32 bits before they are added in 64: 255 * 255 * 1024 < 2^26.
+const STRIP: usize = LANES * 1024;
 
 /// Sums over at most 2^24 pictures of 256x256 pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +47,8 @@ impl PixelSums {
         for (sum, &value) in self.sums.iter_mut().zip(pixels) {
             *sum += u32::from(value);
         }
-        for strip in pixels.chunks(STRIP * 3) {
-            let mut products = [0_u32; 6];
-            let (strip, _) = strip.as_chunks::<3>();
-            for pixel in strip {
-                let [r, g, b] = pixel.map(u32::from);
-                for (total, product) in
-                    products.iter_mut().zip([r * r, r * g, r * b, g * g, g * b, b * b])
-                {
-                    *total += product;
-                }
-            }
-            for (total, product) in self.products.iter_mut().zip(products) {
+        for strip in pixels.chunks(STRIP) {
+            for (total, product) in self.products.iter_mut().zip(products(strip)) {
                 *total += u64::from(product);
             }
         }
@@ -105,6 +97,32 @@ impl PixelSums {
         }
         sums
     }
+}
+
+/// Sums of the products RR RG RB GG GB BB over whole pixels, a multiple of [`LANES`] bytes.
+///
+/// Each byte is multiplied with itself and with the next two, whatever its channel, so that no byte
+/// has to move to another place; the sums that mix two pixels are left out at the end.
+fn products(pixels: &[u8]) -> [u32; 6] {
+    let mut sums = [[0_u32; LANES]; 3];
+    let mut add = |block: &[u8; LANES + 2]| {
+        for (ahead, sums) in sums.iter_mut().enumerate() {
+            for ((sum, &one), &other) in sums.iter_mut().zip(block).zip(&block[ahead..]) {
+                *sum += u32::from(one) * u32::from(other);
+            }
+        }
+    };
+    let mut rest = pixels;
+    while let Some(block) = rest.first_chunk() {
+        add(block);
+        rest = &rest[LANES..];
+    }
+    // The last block has nothing behind it, and its last bytes need none.
+    let mut last = [0; LANES + 2];
+    last[..rest.len()].copy_from_slice(rest);
+    add(&last);
+    let of = |channel: usize, ahead: usize| sums[ahead].iter().skip(channel).step_by(3).sum();
+    [of(0, 0), of(0, 1), of(0, 2), of(1, 0), of(1, 1), of(2, 0)]
 }
 
 /// Sums over any number of pictures of 256x256 pixels.
@@ -214,6 +232,14 @@ mod tests {
             other.add(&Rgb8::new(256, 256, picture(n)).unwrap());
         }
         assert_eq!(one, other);
+        let mut products = [0; 6];
+        for pixel in (0..5).flat_map(picture).collect::<Vec<_>>().chunks_exact(3) {
+            let pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)];
+            for (sum, (one, other)) in products.iter_mut().zip(pairs) {
+                *sum += u64::from(pixel[one]) * u64::from(pixel[other]);
+            }
+        }
+        assert_eq!(all.products, products);
         let by_hand: u64 = (0..5).flat_map(picture).map(u64::from).sum();
         assert_eq!(all.sums.iter().map(|&it| u64::from(it)).sum::<u64>(), by_hand);
         right.clear();

@@ -25,6 +25,7 @@
 //! | [`DropoutFc7`](Stream::DropoutFc7) | yes | yes | index in the split | mask of fc7 |
 //! | [`Weights`](Stream::Weights) | 0 | 0 | number of the tensor | initial weights |
 //! | [`Drawing`](Stream::Drawing) | 0 | 0 | number of the image | synthetic images |
+//! | [`Rehearsal`](Stream::Rehearsal) | 0 | 0 | number of the round | faults of a drill |
 //!
 //! Words are 32 bits; a 64-bit draw takes two, low half first. All arithmetic is in integers, or in
 //! basic `f64` operations that IEEE 754 defines to the last bit, so that every machine draws the
@@ -63,11 +64,13 @@ pub enum Stream {
     Weights = 7,
     /// Synthetic images.
     Drawing = 8,
+    /// Faults that a drill inflicts.
+    Rehearsal = 9,
 }
 
 impl Stream {
     /// Every stream.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Order,
         Self::Crop,
         Self::Flip,
@@ -76,6 +79,7 @@ impl Stream {
         Self::DropoutFc7,
         Self::Weights,
         Self::Drawing,
+        Self::Rehearsal,
     ];
 }
 
@@ -201,7 +205,7 @@ pub(crate) fn key(seed: u64, stream: Stream, epoch: u32) -> Key {
 
 /// A bijection of 64 bits in which every bit of the input moves every bit of the output: one step
 /// of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -22,6 +22,7 @@ pub use order::EpochOrder;
 pub use permutation::Permutation;
 
 use crate::config::{RunConfig, Shuffle};
+use crate::random::mix;
 use order::Kind;
 
 /// One sample's place in a split and in its batch.
@@ -188,6 +189,14 @@ impl EvaluationGrid {
             .map(|slot| SampleRef { index: u64::from(slot), slot })
             .collect()
     }
+}
+
+/// A number that stands for the use of one image of the training split in one step.
+///
+/// The sum of a step's marks (wrapping) tells which images it was fed, whoever adds them up in which
+/// order: another set, or one image twice, has the same sum with a probability of 2^-64.
+pub fn mark(epoch: u32, step: u32, index: u64) -> u64 {
+    mix(mix(u64::from(epoch) << 32 | u64::from(step)) ^ index)
 }
 
 /// The starts that make sense: ascending from 0 and below `samples`.

@@ -57,6 +57,30 @@ pub enum StoreError {
         /// Where requests go.
         endpoint: String,
     },
+    /// The store has no room for what is to be written.
+    #[error("there is no room left for {url}")]
+    Full {
+        /// The object.
+        url: String,
+        /// Where requests go, for a remote store.
+        endpoint: Option<String>,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// The store answers that something is wrong with itself.
+    #[error("the object store at {endpoint} fails to {action} {url}")]
+    Failing {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// Where requests go.
+        endpoint: String,
+        /// The object or prefix asked for.
+        url: String,
+        /// What it says.
+        #[source]
+        source: Cause,
+    },
     /// There is no such object.
     #[error("{url} does not exist")]
     NotFound {
@@ -130,7 +154,9 @@ impl Explain for StoreError {
                     .to_owned()
             }
             Self::Denied { endpoint: None, .. } => {
-                "check owner and permissions of the folder".to_owned()
+                "check owner and permissions of the folder, and whether its file system is mounted \
+                 for writing"
+                    .to_owned()
             }
             Self::Denied { endpoint: Some(_), .. } => {
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION; \
@@ -139,6 +165,15 @@ impl Explain for StoreError {
             }
             Self::NoBucket { .. } => {
                 "create the bucket first, or correct the URL or AWS_ENDPOINT_URL".to_owned()
+            }
+            Self::Full { endpoint: None, .. } => {
+                "free space on the disk of the folder, or raise the quota".to_owned()
+            }
+            Self::Full { endpoint: Some(_), .. } => {
+                "remove objects from the bucket, or raise its quota".to_owned()
+            }
+            Self::Failing { .. } => {
+                "see the object store's own log or status page; it may be overloaded".to_owned()
             }
             Self::NotFound { .. } => "check the URL".to_owned(),
             Self::TooLarge { .. } => "this is no file of Convoy's: check the URL".to_owned(),
@@ -153,13 +188,16 @@ impl Explain for StoreError {
                  data.read_timeout"
                     .to_owned()
             }
-            Self::Other { .. } => return None,
+            Self::Other { .. } => "check the folder, or the object store's own log".to_owned(),
         })
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } | Self::GaveUp { .. } => exit::UNAVAILABLE,
+            Self::Unreachable { .. }
+            | Self::Full { .. }
+            | Self::Failing { .. }
+            | Self::GaveUp { .. } => exit::UNAVAILABLE,
             Self::BadUrl { .. }
             | Self::Denied { .. }
             | Self::NoBucket { .. }
@@ -170,6 +208,41 @@ impl Explain for StoreError {
         }
     }
 }
+
+impl StoreError {
+    /// Whether the same request may go well later, without anybody changing what it asks for: the
+    /// network comes back, keys are renewed, space is freed. What cannot is settled: the object is
+    /// another's, or not there, or the store is none.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Denied { .. }
+            | Self::NoBucket { .. }
+            | Self::Full { .. }
+            | Self::Failing { .. }
+            | Self::GaveUp { .. }
+            | Self::Other { .. } => true,
+            Self::BadUrl { .. }
+            | Self::NotFound { .. }
+            | Self::Exists { .. }
+            | Self::NotFenced { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// What a write without conditions is called.
+pub(super) const WRITE: &str = "write";
+
+/// Words by which S3 servers say that a bucket or their disks are full.
+const FULL: [&str; 6] = [
+    "InsufficientStorage",
+    "QuotaExceeded",
+    "StorageFull",
+    "NotEnoughSpace",
+    "status code: 507",
+    "No space left on device",
+];
 
 /// What an operation was about, for the error that it may end with.
 pub(super) struct Context<'a> {
@@ -182,12 +255,16 @@ impl Context<'_> {
     /// The meaning of a backend's error.
     pub(super) fn explain(self, error: object_store::Error) -> StoreError {
         use object_store::Error as E;
-        let url = self.url;
+        let url = self.url.clone();
         let text = error.to_string();
         if let Some(endpoint) = self.endpoint {
             let endpoint = endpoint.to_owned();
             if text.contains("NoSuchBucket") {
                 return StoreError::NoBucket { url, endpoint };
+            }
+            if FULL.iter().any(|word| text.contains(word)) {
+                let source = Box::new(error);
+                return StoreError::Full { url, endpoint: Some(endpoint), source };
             }
             // Without keys in the environment the client asks the cloud's metadata service.
             if text.contains("169.254.169.254") || text.contains("169.254.170.2") {
@@ -208,24 +285,43 @@ impl Context<'_> {
         }
         match error {
             E::NotFound { .. } => StoreError::NotFound { url },
+            // Without a condition that is a conflict of two requests, and no verdict.
+            E::AlreadyExists { .. } if self.action == WRITE => self.failing(url, error),
             E::AlreadyExists { .. } | E::Precondition { .. } => StoreError::Exists { url },
             E::PermissionDenied { source, .. } | E::Unauthenticated { source, .. } => {
                 StoreError::Denied { url, endpoint: self.endpoint.map(str::to_owned), source }
             }
             error => {
-                if let Some(endpoint) = self.endpoint
-                    && cause::<HttpError>(&error).is_some_and(never_answered)
-                {
-                    let (endpoint, source) = (endpoint.to_owned(), Box::new(error));
-                    return StoreError::Unreachable { endpoint, url, source };
+                if let Some(endpoint) = self.endpoint {
+                    if cause::<HttpError>(&error).is_some_and(never_answered) {
+                        let (endpoint, source) = (endpoint.to_owned(), Box::new(error));
+                        return StoreError::Unreachable { endpoint, url, source };
+                    }
+                    if text.contains("status code: 5") && !text.contains("status code: 501") {
+                        return self.failing(url, error);
+                    }
                 }
-                if cause::<io::Error>(&error)
-                    .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-                {
-                    return StoreError::Denied { url, endpoint: None, source: Box::new(error) };
+                let (kind, source) = (cause::<io::Error>(&error).map(io::Error::kind), error);
+                let (source, endpoint): (Cause, _) = (Box::new(source), None);
+                use io::ErrorKind as K;
+                match kind {
+                    Some(K::PermissionDenied | K::ReadOnlyFilesystem) => {
+                        StoreError::Denied { url, endpoint, source }
+                    }
+                    Some(K::StorageFull | K::QuotaExceeded) => {
+                        StoreError::Full { url, endpoint, source }
+                    }
+                    _ => StoreError::Other { action: self.action, url, source },
                 }
-                StoreError::Other { action: self.action, url, source: Box::new(error) }
             }
+        }
+    }
+
+    fn failing(&self, url: String, error: object_store::Error) -> StoreError {
+        let (action, source) = (self.action, Box::new(error));
+        match self.endpoint.map(str::to_owned) {
+            Some(endpoint) => StoreError::Failing { action, endpoint, url, source },
+            None => StoreError::Other { action, url, source },
         }
     }
 }

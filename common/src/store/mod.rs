@@ -10,11 +10,15 @@
 //! * errors mean the same on every backend.
 //!
 //! Two layers try failed requests again, never both: the backend does it for all but the reads of
-//! data ([`Store::read_range`] and its kin), which have a deadline over all tries.
+//! data ([`Store::read_range`] and its kin), which have a deadline over all tries. Whoever has
+//! something to write that must not be lost tries for longer than that, with pauses of a [`Backoff`],
+//! as long as the error [may pass](StoreError::may_pass).
 //!
 //! It knows nothing of what the objects hold.
 
+mod backoff;
 mod error;
+mod leftovers;
 mod open;
 mod patience;
 mod probe;
@@ -30,11 +34,12 @@ use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, WriteMultipart};
 use url::Url;
 
+pub use backoff::Backoff;
 pub use error::{Cause, StoreError};
 pub use open::{Limits, Settings};
 pub(crate) use read::READ_PIECE;
 
-use error::Context;
+use error::{Context, WRITE};
 
 /// Bytes of one request for something large; a larger object is uploaded in pieces of this size.
 pub const PIECE: usize = 16 << 20;
@@ -208,7 +213,7 @@ impl Store {
         } else {
             self.put_in_pieces(path, chunks).await
         };
-        written.map_err(|error| self.context("write", path).explain(error))
+        written.map_err(|error| self.context(WRITE, path).explain(error))
     }
 
     async fn put_in_pieces(

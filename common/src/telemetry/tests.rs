@@ -134,3 +134,16 @@ fn a_filter_that_is_none_is_a_typed_error() {
     let error = start(settings).err().unwrap();
     assert_eq!(error.exit_code(), exit::USAGE);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_file_on_a_full_disk_ends_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    // A device on which there is never any room.
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("worker.log")).unwrap();
+    let (telemetry, lines) = telemetry(Format::Text);
+    speak(&telemetry);
+    telemetry.write_file(folder.path()).unwrap();
+    speak(&telemetry);
+    assert_eq!(lines.try_iter().count(), 2, "the console goes on");
+}

@@ -46,6 +46,8 @@ pub struct Proxy {
     pub endpoint: String,
     plan: Arc<Mutex<Plan>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// What happens to all requests whose path has this in it.
+    outage: Arc<Mutex<Option<(String, Mishap)>>>,
 }
 
 impl Proxy {
@@ -55,7 +57,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let plan: Plan = Arc::new(|_| None);
-        let proxy = Self { endpoint, plan: Arc::new(Mutex::new(plan)), asked: Arc::default() };
+        let (plan, asked, outage) = (Arc::new(Mutex::new(plan)), Arc::default(), Arc::default());
+        let proxy = Self { endpoint, plan, asked, outage };
         let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -73,6 +76,12 @@ impl Proxy {
         *self.plan.lock().unwrap() = Arc::new(plan);
     }
 
+    /// From now on this happens to requests of every kind whose path has `touching` in it; nothing:
+    /// all goes well again.
+    pub fn fail(&self, touching: &str, mishap: Option<Mishap>) {
+        *self.outage.lock().unwrap() = mishap.map(|it| (touching.to_owned(), it));
+    }
+
     /// Requests for parts of objects since the plan was made.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
@@ -86,6 +95,9 @@ impl Proxy {
             Some(Mishap::Refuse) => return Ok(()),
             Some(Mishap::StallAfter(usize::MAX)) => return stall(client).await,
             Some(Mishap::Status(status)) => {
+                let left = header(&head, "content-length").unwrap_or(0).saturating_sub(rest.len());
+                tokio::io::copy(&mut (&mut client).take(left as u64), &mut tokio::io::sink())
+                    .await?;
                 let answer = format!(
                     "HTTP/1.1 {status} Mishap\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 );
@@ -109,6 +121,13 @@ impl Proxy {
 
     fn judge(&self, head: &str) -> Option<Mishap> {
         let path = head.split(' ').nth(1)?.to_owned();
+        let outage = self.outage.lock().unwrap().clone();
+        if let Some((touching, mishap)) = outage
+            // What is listed stands in the query.
+            && path.replace("%2F", "/").contains(&touching)
+        {
+            return Some(mishap);
+        }
         let range = head.lines().find_map(|line| {
             let line = line.to_ascii_lowercase();
             let (start, end) = line.strip_prefix("range: bytes=")?.trim().split_once('-')?;

@@ -3,9 +3,11 @@
 //! The newest term object of a run holds the address of its last coordinator. Whether that one is
 //! alive, and is still this run's, only asking it tells.
 
+use std::path::Path;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{CheckpointError, Checkpoints};
+use convoy_common::config::{self, ConfigError};
 use convoy_common::failure::Explain;
 use convoy_common::rpc::{self, Address};
 use convoy_common::store::Store;
@@ -23,6 +25,9 @@ pub(crate) enum JobError {
     /// The run's store.
     #[error(transparent)]
     Store(#[from] CheckpointError),
+    /// The config file that should name the run.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Nobody has worked on the run yet.
     #[error("no coordinator has ever worked on the run at {url}")]
     NeverServed { url: String },
@@ -47,6 +52,7 @@ impl Explain for JobError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Store(error) => return error.hint(),
+            Self::Config(error) => return error.hint(),
             Self::NeverServed { .. } | Self::Over { .. } => {
                 "start it with `convoy launch CONFIG` or `convoy serve CONFIG`".to_owned()
             }
@@ -62,6 +68,7 @@ impl Explain for JobError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
+            Self::Config(error) => error.exit_code(),
             Self::Refused { .. } => exit::FAILURE,
             _ => exit::UNAVAILABLE,
         }
@@ -75,8 +82,16 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Finds the job at `target`: host:port, or the URL or folder of a run.
+    /// Finds the job at `target`: host:port, the URL or folder of a run, or the config file of one.
     pub(crate) async fn find(target: &str) -> Result<Self, JobError> {
+        let named;
+        let target = match Path::new(target) {
+            path if path.extension().is_some_and(|it| it == "toml") && path.is_file() => {
+                named = config::load(path, &[])?.run.url;
+                &named
+            }
+            _ => target,
+        };
         if let Ok(address) = target.parse::<Address>() {
             let mut job = Self::connect(&address).await?;
             job.status().await?;
@@ -123,6 +138,18 @@ impl Job {
         let call = self.client.stop(pb::StopRequest { reason });
         let answer = timeout(ANSWER, call).await;
         self.answer(answer).map(|_| ())
+    }
+
+    /// Asks for something, and waits for it as long as `patience`.
+    pub(crate) async fn operate(
+        &mut self,
+        what: pb::operate_request::What,
+        patience: Duration,
+    ) -> Result<pb::OperateReply, JobError> {
+        let patience_seconds = patience.as_secs_f64();
+        let call = self.client.operate(pb::OperateRequest { patience_seconds, what: Some(what) });
+        let answer = timeout(patience + ANSWER, call).await;
+        self.answer(answer)
     }
 
     /// Orders a drop of the rate, and waits for the ranks as long as the request says.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use convoy_common::failure::Failure;
 use convoy_common::ids::Position;
@@ -43,6 +43,13 @@ fn at(position: Option<pb::Position>) -> Position {
     position.map(Position::from).unwrap_or_default()
 }
 
+/// When a pause began, by this machine's clock.
+fn since(it: &pb::PauseStatus) -> String {
+    let ago = Duration::try_from_secs_f64(it.seconds).unwrap_or_default();
+    let began = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(began).to_string()
+}
+
 fn as_json(it: &pb::StatusReply) -> Value {
     let position = |it: Option<pb::Position>| {
         let Position { epoch, step } = at(it);
@@ -67,6 +74,20 @@ fn as_json(it: &pb::StatusReply) -> Value {
             "phase": worker.phase,
             "position": position(worker.position),
             "seconds_since_heard": worker.seconds_since_heard,
+            "seconds_in_phase": worker.seconds_in_phase,
+            "leaving": worker.leaving,
+        })).collect::<Vec<_>>(),
+        "pause": it.pause.as_ref().map(|it| json!({
+            "seconds": it.seconds,
+            "since": since(it),
+            "reason": it.reason,
+            "checkpoint": (!it.checkpoint.is_empty()).then_some(&it.checkpoint),
+        })),
+        "stragglers": it.stragglers.iter().map(|it| json!({
+            "name": it.name,
+            "phase": it.phase,
+            "seconds": it.seconds,
+            "account": it.account,
         })).collect::<Vec<_>>(),
         "last_step": it.last_step.as_ref().map(|step| json!({
             "position": position(step.position),
@@ -92,6 +113,12 @@ fn as_json(it: &pb::StatusReply) -> Value {
             "position": drop.position.map(|it| position(Some(it))),
             "waiting_for": drop.waiting_for,
         })).collect::<Vec<_>>(),
+        "store_trouble": it.store_trouble.as_ref().map(|it| json!({
+            "who": it.who,
+            "error": it.error,
+            "hint": (!it.hint.is_empty()).then_some(&it.hint),
+            "seconds": it.seconds,
+        })),
     })
 }
 
@@ -104,6 +131,9 @@ fn as_text(it: &pb::StatusReply) -> String {
     let detail = if it.detail.is_empty() { String::new() } else { format!(": {}", it.detail) };
     line("run", format!("{} ({}), term {}", it.run, it.url, it.term));
     line("phase", format!("{}{detail}", it.phase));
+    if let Some(pause) = &it.pause {
+        line("paused", format!("since {} ({})", since(pause), pause.reason));
+    }
     let position = at(it.position);
     line(
         "position",
@@ -138,6 +168,14 @@ fn as_text(it: &pb::StatusReply) -> String {
     }
     if !it.last_checkpoint.is_empty() {
         line("checkpoint", it.last_checkpoint.clone());
+    }
+    if let Some(it) = &it.store_trouble {
+        let lasts = humantime::format_duration(Duration::from_secs(it.seconds as u64));
+        let who = it.who.join(", ");
+        line("store", format!("checkpoints wait since {lasts}: it fails {who}: {}", it.error));
+        if !it.hint.is_empty() {
+            line("", format!("hint: {}", it.hint));
+        }
     }
     for drop in &it.drops {
         let what = match drop.stage.as_str() {
@@ -215,6 +253,22 @@ mod tests {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(!text.contains("evaluated"), "{text}");
+    }
+
+    #[test]
+    fn a_store_that_fails_is_told_with_its_cause_and_what_to_do() {
+        let trouble = pb::StoreTrouble {
+            who: vec!["worker-1".to_owned(), "the coordinator".to_owned()],
+            error: "there is no room left for x".to_owned(),
+            hint: "free space".to_owned(),
+            seconds: 125.4,
+        };
+        let status = pb::StatusReply { store_trouble: Some(trouble), ..status() };
+        let text = as_text(&status);
+        let line = "store       checkpoints wait since 2m 5s: it fails worker-1, the coordinator: \
+                    there is no room left for x\n            hint: free space\n";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(as_json(&status)["store_trouble"]["hint"], "free space");
     }
 
     #[test]

@@ -1,24 +1,39 @@
-//! Keeps the books: one task through which everything the job writes to its ledger goes, in order.
+//! Keeps the books: one task through which everything the job writes to its ledger goes.
+//!
+//! ```text
+//! engine --entry--> made at once ------------------------------> engine: made, or cannot be
+//!                     '--the store fails--> waiting --later, in order--^
+//! ```
+//!
+//! A store that fails loses nothing: what it did not take waits here and is tried again with growing
+//! pauses for as long as the job lives, the oldest first. What waits is bounded: of many manifests
+//! the older ones are given up. An order of the operator's alone is not kept waiting, because
+//! somebody waits for the answer.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use convoy_common::failure::Explain as _;
 use convoy_common::ids::{Position, Term};
 use convoy_common::schedule::ManualDrop;
+use convoy_common::store::Backoff;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::Input;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::machine::{Event, Publication};
 
-/// Entries that wait for the store.
+/// Entries that wait for this task.
 const QUEUE: usize = 16;
-/// For one entry; the store has deadlines of its own for each request.
+/// For one try of one entry; the store has deadlines of its own for each request.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Manifests that wait for the store.
+const BACKLOG: usize = 4;
 
 /// Something to be written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Entry {
     Publish(Box<Publication>),
     Prune { living: Term },
@@ -29,96 +44,211 @@ pub(super) enum Entry {
 
 /// Starts the task; it ends when nobody can make an entry any more.
 pub(super) fn start(
-    mut ledger: impl Ledger,
+    ledger: impl Ledger,
     engine: mpsc::Sender<Input>,
 ) -> (mpsc::Sender<Entry>, JoinHandle<()>) {
-    let (entries, mut queue) = mpsc::channel(QUEUE);
-    let task = tokio::spawn(async move {
-        while let Some(entry) = queue.recv().await {
-            match entry {
-                Entry::Publish(publication) => {
-                    let event = publish(&mut ledger, *publication).await;
-                    // Without an engine nobody needs to know.
-                    let _ = engine.send(Input::Event(event)).await;
-                }
-                Entry::Prune { living } => prune(&mut ledger, living).await,
-                Entry::Fingerprint(it) => record(&mut ledger, &it).await,
-                Entry::LogDrop { drop, reason } => {
-                    let event = log_drop(&mut ledger, drop, &reason).await;
-                    let _ = engine.send(Input::Event(event)).await;
-                }
-                Entry::RecordDrop { number, position } => {
-                    let event = record_drop(&mut ledger, number, position).await;
-                    let _ = engine.send(Input::Event(event)).await;
+    let (entries, queue) = mpsc::channel(QUEUE);
+    let books = Books {
+        ledger,
+        engine,
+        waiting: VecDeque::new(),
+        backoff: Backoff::default(),
+        next_try: tokio::time::Instant::now(),
+    };
+    (entries, tokio::spawn(books.keep(queue)))
+}
+
+struct Books<L> {
+    ledger: L,
+    engine: mpsc::Sender<Input>,
+    /// What the store did not take, and what came after it; the oldest first.
+    waiting: VecDeque<Entry>,
+    backoff: Backoff,
+    next_try: tokio::time::Instant,
+}
+
+/// What became of one try.
+enum Tried {
+    /// There is nothing more to do about the entry. The engine may have to know.
+    Settled(Option<Event>),
+    /// The store stood in the way.
+    NotNow { error: String, hint: Option<String> },
+}
+
+impl<L: Ledger> Books<L> {
+    async fn keep(mut self, mut queue: mpsc::Receiver<Entry>) {
+        loop {
+            tokio::select! {
+                entry = queue.recv() => match entry {
+                    Some(entry) => self.take(entry).await,
+                    None => break,
+                },
+                () = sleep_until(self.next_try), if !self.waiting.is_empty() => {
+                    self.catch_up().await;
                 }
             }
         }
-    });
-    (entries, task)
-}
-
-async fn publish(ledger: &mut impl Ledger, publication: Publication) -> Event {
-    let position = publication.shared.position;
-    let uploads_took = publication.uploads_took;
-    let start = Instant::now();
-    match timeout(PATIENCE, ledger.publish(publication)).await {
-        Ok(Ok(mut kept)) => {
-            kept.took = Some(uploads_took + start.elapsed());
-            Event::ManifestPublished(kept)
-        }
-        Ok(Err(error)) => Event::ManifestFailed { position, error: error.to_string() },
-        Err(_) => {
-            let seconds = PATIENCE.as_secs();
-            let error = format!("the store did not take the manifest within {seconds} s");
-            Event::ManifestFailed { position, error }
+        let manifests = self.waiting.iter().filter(|it| matches!(it, Entry::Publish(_))).count();
+        if manifests > 0 {
+            tracing::warn!(manifests, "the job ends with checkpoints that the store did not take");
         }
     }
-}
 
-/// A run without its fingerprint goes on; it is only less watched.
-async fn record(ledger: &mut impl Ledger, fingerprint: &str) {
-    match timeout(PATIENCE, ledger.record_fingerprint(fingerprint)).await {
-        Ok(Ok(())) => tracing::info!(fingerprint, "numerics of the run recorded"),
-        Ok(Err(error)) => tracing::warn!(%error, "cannot record the numerics of the run"),
-        Err(_) => tracing::warn!(
-            seconds = PATIENCE.as_secs(),
-            "recording the numerics of the run took too long"
-        ),
+    async fn take(&mut self, entry: Entry) {
+        if self.waiting.is_empty() || matches!(entry, Entry::LogDrop { .. }) {
+            if let Err(entry) = self.attempt(entry).await {
+                self.put_off(entry).await;
+            }
+        } else {
+            self.put_off(entry).await;
+        }
+    }
+
+    /// Makes what waits, as far as the store takes it.
+    async fn catch_up(&mut self) {
+        while let Some(entry) = self.waiting.pop_front() {
+            if let Err(entry) = self.attempt(entry).await {
+                return self.waiting.push_front(entry);
+            }
+        }
+        self.backoff = Backoff::default();
+        self.tell(Event::StoreWorks).await;
+    }
+
+    /// Gives the entry back if it has to wait.
+    async fn attempt(&mut self, entry: Entry) -> Result<(), Entry> {
+        match self.make(&entry).await {
+            Tried::Settled(event) => {
+                if let Some(event) = event {
+                    self.tell(event).await;
+                }
+                Ok(())
+            }
+            Tried::NotNow { error, hint } => {
+                self.next_try = tokio::time::Instant::now() + self.backoff.pause();
+                self.tell(Event::StoreFails { error, hint }).await;
+                Err(entry)
+            }
+        }
+    }
+
+    async fn put_off(&mut self, entry: Entry) {
+        let prunes = |it: &Entry| matches!(it, Entry::Prune { .. });
+        if prunes(&entry) && self.waiting.iter().any(prunes) {
+            return;
+        }
+        self.waiting.push_back(entry);
+        let publishes = |it: &Entry| matches!(it, Entry::Publish(_));
+        if self.waiting.iter().filter(|it| publishes(it)).count() > BACKLOG
+            && let Some(oldest) = self.waiting.iter().position(publishes)
+            && let Some(Entry::Publish(publication)) = self.waiting.remove(oldest)
+        {
+            let position = publication.shared.position;
+            let error = "the store was away for so long that later ones wait for it".to_owned();
+            self.tell(Event::ManifestFailed { position, error }).await;
+        }
+    }
+
+    /// Without an engine nobody needs to know.
+    async fn tell(&mut self, event: Event) {
+        let _ = self.engine.send(Input::Event(event)).await;
+    }
+
+    async fn make(&mut self, entry: &Entry) -> Tried {
+        match timeout(PATIENCE, self.make_in_time(entry)).await {
+            Ok(tried) => tried,
+            Err(_) => match entry {
+                Entry::LogDrop { drop, .. } => {
+                    let (number, error) = (drop.number, late());
+                    Tried::Settled(Some(Event::DropFailed { number, error }))
+                }
+                _ => Tried::NotNow { error: late(), hint: None },
+            },
+        }
+    }
+
+    async fn make_in_time(&mut self, entry: &Entry) -> Tried {
+        match entry {
+            Entry::Publish(publication) => self.publish(publication).await,
+            Entry::Prune { living } => self.prune(*living).await,
+            Entry::Fingerprint(fingerprint) => self.record(fingerprint).await,
+            Entry::LogDrop { drop, reason } => {
+                let number = drop.number;
+                let event = match self.ledger.log_drop(*drop, reason).await {
+                    Ok(()) => Event::DropLogged { number },
+                    Err(error) => Event::DropFailed { number, error: error.to_string() },
+                };
+                Tried::Settled(Some(event))
+            }
+            Entry::RecordDrop { number, position } => {
+                let number = *number;
+                match self.ledger.record_drop(number, *position).await {
+                    Ok(position) => Tried::Settled(Some(Event::DropRecorded { number, position })),
+                    Err(error) => not_now(&error).unwrap_or_else(|| {
+                        let error = error.to_string();
+                        Tried::Settled(Some(Event::DropNotRecorded { number, error }))
+                    }),
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, publication: &Publication) -> Tried {
+        let position = publication.shared.position;
+        let start = Instant::now();
+        match self.ledger.publish(publication.clone()).await {
+            Ok(mut kept) => {
+                kept.took = Some(publication.uploads_took + start.elapsed());
+                Tried::Settled(Some(Event::ManifestPublished(kept)))
+            }
+            Err(error) => not_now(&error).unwrap_or_else(|| {
+                let error = error.to_string();
+                Tried::Settled(Some(Event::ManifestFailed { position, error }))
+            }),
+        }
+    }
+
+    /// A run without its fingerprint goes on; it is only less watched.
+    async fn record(&mut self, fingerprint: &str) -> Tried {
+        match self.ledger.record_fingerprint(fingerprint).await {
+            Ok(()) => tracing::info!(fingerprint, "numerics of the run recorded"),
+            Err(error) => {
+                if let Some(not_now) = not_now(&error) {
+                    return not_now;
+                }
+                tracing::warn!(%error, "cannot record the numerics of the run");
+            }
+        }
+        Tried::Settled(None)
+    }
+
+    async fn prune(&mut self, living: Term) -> Tried {
+        match self.ledger.prune(living).await {
+            Ok(pruned) if pruned.removed.is_empty() && pruned.swept == 0 => {}
+            Ok(pruned) => tracing::info!(
+                removed = pruned.removed.join(" "),
+                left_overs = pruned.swept,
+                "removed old checkpoints"
+            ),
+            Err(error) => {
+                if let Some(not_now) = not_now(&error) {
+                    return not_now;
+                }
+                tracing::warn!(%error, "cannot remove old checkpoints");
+            }
+        }
+        Tried::Settled(None)
     }
 }
 
-async fn log_drop(ledger: &mut impl Ledger, drop: ManualDrop, reason: &str) -> Event {
-    let number = drop.number;
-    match timeout(PATIENCE, ledger.log_drop(drop, reason)).await {
-        Ok(Ok(())) => Event::DropLogged { number },
-        Ok(Err(error)) => Event::DropFailed { number, error: error.to_string() },
-        Err(_) => Event::DropFailed { number, error: late() },
-    }
-}
-
-async fn record_drop(ledger: &mut impl Ledger, number: u32, position: Position) -> Event {
-    match timeout(PATIENCE, ledger.record_drop(number, position)).await {
-        Ok(Ok(position)) => Event::DropRecorded { number, position },
-        Ok(Err(error)) => Event::DropNotRecorded { number, error: error.to_string() },
-        Err(_) => Event::DropNotRecorded { number, error: late() },
-    }
+/// That the entry waits, if that may help.
+fn not_now(error: &LedgerError) -> Option<Tried> {
+    error.may_pass().then(|| Tried::NotNow { error: error.to_string(), hint: error.hint() })
 }
 
 fn late() -> String {
-    format!("the store did not take the override log's entry within {} s", PATIENCE.as_secs())
+    format!("the store did not answer within {} s", PATIENCE.as_secs())
 }
 
-async fn prune(ledger: &mut impl Ledger, living: Term) {
-    match timeout(PATIENCE, ledger.prune(living)).await {
-        Ok(Ok(pruned)) if pruned.removed.is_empty() && pruned.swept == 0 => {}
-        Ok(Ok(pruned)) => tracing::info!(
-            removed = pruned.removed.join(" "),
-            left_overs = pruned.swept,
-            "removed old checkpoints"
-        ),
-        Ok(Err(error)) => tracing::warn!(%error, "cannot remove old checkpoints"),
-        Err(_) => {
-            tracing::warn!(seconds = PATIENCE.as_secs(), "removing old checkpoints took too long")
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

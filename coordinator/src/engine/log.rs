@@ -110,6 +110,17 @@ pub(super) fn tell(note: &Note) {
             why = %why,
             "checkpoint abandoned; training goes on"
         ),
+        Note::StoreFails { who, error, hint, lasts } => warn!(
+            who,
+            error,
+            hint,
+            since_s = rounded(lasts.as_secs_f64(), 1),
+            "checkpoints wait because the run's store fails; training goes on"
+        ),
+        Note::StoreWorks { lasted } => info!(
+            after_s = rounded(lasted.as_secs_f64(), 1),
+            "the run's store takes checkpoints again"
+        ),
         Note::Diverged { position, account } => error!(
             epoch = position.epoch,
             step = position.step,
@@ -154,6 +165,42 @@ pub(super) fn tell(note: &Note) {
             leaving = leaving.join(" "),
             "regrouping at the next step boundary"
         ),
+        Note::PauseAccepted { reason } => info!(reason, "pausing"),
+        Note::PauseForced { waited } => warn!(
+            seconds = waited.as_secs(),
+            "workers cannot take a checkpoint; pausing without one"
+        ),
+        Note::Paused { position, reason } => {
+            info!(epoch = position.epoch, step = position.step, reason, "job paused");
+        }
+        Note::Resumed { paused } => {
+            info!(paused_s = paused.map(|it| rounded(it.as_secs_f64(), 1)), "job goes on");
+        }
+        Note::CheckpointAsked { position } => {
+            info!(epoch = position.epoch, step = position.step, "a checkpoint is asked for")
+        }
+        Note::Straggles(it) => warn!(
+            worker = it.name,
+            phase = it.phase,
+            seconds = rounded(it.time.as_secs_f64(), 2),
+            account = it.account,
+            "a worker holds the others up"
+        ),
+        Note::KeepsUp { name, phase, lasted } => info!(
+            worker = name,
+            phase,
+            seconds = rounded(lasted.as_secs_f64(), 1),
+            "it does not any more"
+        ),
+        Note::Unreachable { name, with, retry } => warn!(
+            worker = name,
+            with = with.join(" "),
+            retry_s = retry.as_secs(),
+            "no place for a worker whose links to others do not work"
+        ),
+        Note::Barred { name, time } => {
+            warn!(worker = name, seconds = time.as_secs(), "no place for this worker for a while");
+        }
         Note::Leaving { name, reason } => info!(worker = name, reason, "worker wants to leave"),
         Note::Drained { name } => info!(worker = name, "worker left in order"),
         Note::Faltered { generation, name, sign } => {

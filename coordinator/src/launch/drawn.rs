@@ -19,7 +19,7 @@ const CLASSES: u32 = 10;
 const SEED: u64 = 1;
 
 /// Makes sure that there is a data set, if the config says how many images to draw.
-pub(super) fn ensure(run: &RunConfig) -> Result<(), Failure> {
+pub(crate) fn ensure(run: &RunConfig) -> Result<(), Failure> {
     let images = u64::from(run.data.draw);
     if images == 0 {
         return Ok(());

@@ -12,14 +12,14 @@
 mod address;
 mod child;
 mod console;
-mod drawn;
+pub(crate) mod drawn;
 mod error;
-mod plan;
+pub(crate) mod plan;
 mod progress;
-mod signals;
+pub(crate) mod signals;
 mod supervisor;
-mod tether;
-mod words;
+pub(crate) mod tether;
+pub(crate) mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ pub(crate) enum Device {
 
 /// What the machine offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// Cores that this process may use.
     pub(super) cores: u32,
     /// Names of its GPUs as CUDA_VISIBLE_DEVICES takes them.
@@ -27,7 +27,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Looks at the machine. A CUDA_VISIBLE_DEVICES of the user's limits the GPUs.
-    pub(super) fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |it| it.get());
         let gpus = match std::env::var("CUDA_VISIBLE_DEVICES") {
             Ok(list) => list
@@ -59,25 +59,25 @@ fn count_gpus() -> usize {
 
 /// One worker: its arguments and what is set in its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WorkerCommand {
-    pub(super) arguments: Vec<OsString>,
-    pub(super) environment: Vec<(&'static str, String)>,
+pub(crate) struct WorkerCommand {
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// What decides one worker's part of the machine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
-    pub(super) device: Device,
+pub(crate) struct Share {
+    pub(crate) device: Device,
     /// As the user wants it; shared out if not given.
-    pub(super) lanes: Option<u32>,
-    pub(super) threads_per_lane: u32,
+    pub(crate) lanes: Option<u32>,
+    pub(crate) threads_per_lane: u32,
     /// Which worker of `workers` it is.
-    pub(super) index: u32,
-    pub(super) workers: u32,
+    pub(crate) index: u32,
+    pub(crate) workers: u32,
 }
 
 /// The arguments of `convoy-worker` for one worker.
-pub(super) fn worker(machine: &Machine, share: &Share, coordinator: &str) -> WorkerCommand {
+pub(crate) fn worker(machine: &Machine, share: &Share, coordinator: &str) -> WorkerCommand {
     let index = share.index;
     let gpu = (!machine.gpus.is_empty()).then(|| index as usize % machine.gpus.len());
     let mut environment = Vec::new();
@@ -175,7 +175,7 @@ pub(super) fn names_bind(config: &str, overrides: &[String]) -> bool {
 ///
 /// # Errors
 /// The path at which it was looked for.
-pub(super) fn worker_binary(given: Option<&Path>, convoy: &Path) -> Result<PathBuf, PathBuf> {
+pub(crate) fn worker_binary(given: Option<&Path>, convoy: &Path) -> Result<PathBuf, PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
         None => convoy.with_file_name("convoy-worker"),

@@ -18,7 +18,7 @@ use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
 /// Makes `command`'s process die with the calling thread, in a process group of its own.
-pub(super) fn tether(command: &mut Command) {
+pub(crate) fn tether(command: &mut Command) {
     let launcher = getpid();
     command.process_group(0);
     // SAFETY: between fork and exec the closure makes two system calls on copied values; it

@@ -57,7 +57,7 @@ pub(super) fn describe(how: Ending) -> String {
 }
 
 /// What an exit code of either program means, in a word or two.
-pub(super) fn meaning(code: u8) -> &'static str {
+pub(crate) fn meaning(code: u8) -> &'static str {
     match code {
         exit::OK => "done",
         exit::USAGE => "wrong command line",

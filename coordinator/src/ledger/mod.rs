@@ -14,6 +14,8 @@ use convoy_common::checkpoint::{
     CheckpointError, Checkpoints, Header, Keep, Manifest, ManifestError, Parent, Pruned, TensorSpec,
 };
 use convoy_common::config::Model;
+use convoy_common::exit;
+use convoy_common::failure::{self, Explain};
 use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, RecordError, RunRecord};
 use convoy_common::schedule::ManualDrop;
@@ -61,7 +63,7 @@ pub trait Ledger: Send + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The catalogue or its store refused it.
-    #[error("{}", told(.0))]
+    #[error("{}", failure::in_full(.0))]
     Checkpoint(#[from] CheckpointError),
     /// The parts do not make up the state.
     #[error("the parts do not make up a checkpoint: {0}")]
@@ -82,18 +84,35 @@ pub enum LedgerError {
     Record(#[from] RecordError),
 }
 
-/// The error with its causes, on one line.
-fn told(error: &CheckpointError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
+impl LedgerError {
+    /// Whether the same entry may be made later, because only the store stood in its way.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Checkpoint(error) => error.may_pass(),
+            Self::Record(RecordError::Store(error)) => error.may_pass(),
+            Self::Tensors(TensorsError::Store { source, .. }) => source.may_pass(),
+            _ => false,
         }
-        source = cause.source();
     }
-    text
+}
+
+impl Explain for LedgerError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Record(error) => error.hint(),
+            Self::Tensors(TensorsError::Store { source, .. }) => source.hint(),
+            _ => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Checkpoint(error) => error.exit_code(),
+            Self::Record(error) => error.exit_code(),
+            _ => exit::FAILURE,
+        }
+    }
 }
 
 /// Checkpoints in the run's object store.

@@ -447,6 +447,8 @@ impl Run {
             start,
             workers: cluster.workers,
             min_workers: cluster.min_workers,
+            max_workers: cluster.places(config.train.batch.div_ceil(config.numerics.microbatch)),
+            straggler: cluster.straggler,
             version: VERSION.to_owned(),
             protocol: PROTOCOL,
             config_digest: self.given_digest.clone(),
@@ -468,7 +470,9 @@ impl Run {
                 cluster.prepare_timeout,
                 cluster.liveness_timeout,
                 cluster.ring_timeout,
-            ),
+            )
+            .with_last_checkpoint(config.checkpoint.final_timeout)
+            .with(cluster.drain_grace, cluster.straggler_limit),
             fp32: config.numerics.precision == Precision::Fp32,
         }
     }

@@ -112,7 +112,10 @@ fn append(tensors: &mut Vec<TensorSpec>, part: &PartEntry, header: &[u8]) -> Res
 
 #[cfg(test)]
 mod tests {
-    use convoy_common::checkpoint::{StateLayout, encode_part};
+    use convoy_common::checkpoint::{
+        Header, Manifest, SharedState, SliceEntry, StateLayout, encode_part,
+    };
+    use convoy_common::dataset::DatasetIdentity;
     use convoy_common::ids::Term;
 
     use super::*;
@@ -154,6 +157,59 @@ mod tests {
                 Store::open(folder.path().join(world.to_string()).to_str().unwrap()).unwrap();
             let parts = parts(&store, world).await;
             assert_eq!(read(&store, Lineage(1), 7, &parts).await.unwrap(), specs());
+        }
+    }
+
+    #[test]
+    fn whatever_is_in_a_part_its_tensors_are_read_or_refused_and_cut_within_bounds() {
+        crate::bytes::bound_memory(4 << 30);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let slice = |first_row, rows| SliceEntry {
+            tensor: "w".to_owned(),
+            first_row,
+            rows,
+            blake3: "0".repeat(64),
+        };
+        crate::bytes::try_all("part", |bytes| {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+            // What a worker may have said of it, be it true or not.
+            for (size, slices) in [
+                (bytes.len() as u64, vec![slice(0, 6)]),
+                (bytes.len() as u64, vec![slice(0, usize::MAX), slice(usize::MAX, usize::MAX)]),
+                (u64::MAX, vec![slice(0, 1 << 60)]),
+            ] {
+                let name = "part-1-0of1-x.safetensors".to_owned();
+                let entry = PartEntry { name, size, blake3: String::new(), slices };
+                let path = format!("checkpoints/1/000000000007/{}", entry.name);
+                let read = async {
+                    store.put(&path, bytes.clone().into()).await.unwrap();
+                    read(&store, Lineage(1), 7, std::slice::from_ref(&entry)).await
+                };
+                match runtime.block_on(read) {
+                    Ok(tensors) => drop(Manifest::assemble(header(tensors), vec![entry])),
+                    Err(error) => assert!(!error.to_string().is_empty()),
+                }
+            }
+        });
+    }
+
+    /// Of a manifest that has these tensors.
+    fn header(tensors: Vec<TensorSpec>) -> Header {
+        let text = "run = { url = 'r' }\ndata = { url = 'd' }";
+        let source = convoy_common::config::Source::new("t.toml".as_ref(), &[]);
+        let config = source.with_environment(Vec::new()).resolve_text(text).unwrap().config;
+        let (train, validation, classes) = (1, 1, 1);
+        Header {
+            run_id: String::new(),
+            record_digest: String::new(),
+            lineage: Lineage(1),
+            parent: None,
+            term: Term(1),
+            model: config.model,
+            dataset: DatasetIdentity { digest: String::new(), train, validation, classes },
+            shared: SharedState::at_the_start(),
+            tensors,
         }
     }
 

@@ -43,7 +43,7 @@ pub enum Refusal {
     Duplicate(String),
     /// All places are taken.
     Full {
-        /// Workers that make up the job.
+        /// Workers that it has places for.
         workers: u32,
     },
     /// The job is about to end.
@@ -99,7 +99,7 @@ impl Refusal {
                 "give each worker a name of its own, or end the other one".to_owned()
             }
             Self::Full { .. } => {
-                "set cluster.workers higher and start the job again to have more".to_owned()
+                "set cluster.max_workers higher and start the job again to have more".to_owned()
             }
             Self::Superseded { .. } => {
                 "call the coordinator of the newest term object of the run".to_owned()
@@ -199,7 +199,7 @@ pub(super) fn decide(
     }
     match door {
         Door::Open => Ok(()),
-        Door::Full => Err(Refusal::Full { workers: plan.workers }),
+        Door::Full => Err(Refusal::Full { workers: plan.max_workers }),
         Door::Ending => Err(Refusal::Ending),
     }
 }

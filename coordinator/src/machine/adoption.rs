@@ -170,7 +170,7 @@ impl Machine {
                 member.position = Some(standing.position);
             }
             if out {
-                roster.set_left(standing.rank);
+                roster.set_left(standing.rank, false, false);
             }
             if let Some(reason) = &standing.stop {
                 self.stop.get_or_insert((reason.clone(), exit::STOPPED));
@@ -193,7 +193,7 @@ impl Machine {
         let world = first.roster.len() as u32;
         let whole = missing.is_empty()
             && first.lineage == self.plan.lineage
-            && (self.plan.min_workers..=self.plan.workers).contains(&world)
+            && (self.plan.min_workers..=self.plan.max_workers).contains(&world)
             // Those of one generation must work by one config.
             && crew.iter().all(|it| it.1.config_digest == self.plan.resolved_digest)
             && crew.iter().all(|it| it.1.is_in_the_ring());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
-use convoy_common::ids::{Position, Rank};
+use convoy_common::ids::{Generation, Position, Rank};
 
 use super::effect::Publication;
 use super::event::Kept;
@@ -30,9 +30,11 @@ pub(super) struct Checkpoints {
     collecting: BTreeMap<Position, BTreeMap<Rank, Part>>,
     /// Of the whole state, as each rank computed it.
     digests: BTreeMap<Position, BTreeMap<Rank, String>>,
-    publishing: Vec<Position>,
+    /// With the generation that took each.
+    publishing: BTreeMap<Position, Generation>,
     /// Of the states that are being published.
     promised: BTreeMap<Position, String>,
+    /// By the present generation.
     abandoned: BTreeMap<Position, Abandoned>,
     pub(super) last: Option<Kept>,
     /// Of that one's state, if it is known.
@@ -124,7 +126,7 @@ impl Checkpoints {
             uploads_took: parts.values().map(|it| it.took).max().unwrap_or_default(),
             parts: parts.into_values().map(|it| it.entry).collect(),
         };
-        self.publishing.push(position);
+        self.publishing.insert(position, roster.generation);
         self.promised.insert(position, publication.state_digest.clone());
         Collected::Complete(Box::new(publication))
     }
@@ -152,7 +154,7 @@ impl Checkpoints {
     /// Gives one up; false if that was done before.
     pub(super) fn abandon(&mut self, position: Position, why: Abandoned) -> bool {
         self.collecting.remove(&position);
-        self.publishing.retain(|it| *it != position);
+        self.publishing.remove(&position);
         self.promised.remove(&position);
         let new = !self.abandoned.contains_key(&position);
         self.abandoned.entry(position).or_insert(why);
@@ -163,7 +165,7 @@ impl Checkpoints {
     }
 
     pub(super) fn published(&mut self, kept: Kept) {
-        self.publishing.retain(|it| *it != kept.position);
+        self.publishing.remove(&kept.position);
         let digest = self.promised.remove(&kept.position);
         if self.last.as_ref().is_none_or(|last| last.position <= kept.position) {
             (self.last, self.last_digest) = (Some(kept), digest);
@@ -179,7 +181,7 @@ impl Checkpoints {
 
     /// Whether the rank's part of an open checkpoint is in.
     pub(super) fn has_part(&self, position: Position, rank: Rank) -> bool {
-        self.publishing.contains(&position)
+        self.publishing.contains_key(&position)
             || self.collecting.get(&position).is_some_and(|parts| parts.contains_key(&rank))
     }
 
@@ -193,21 +195,34 @@ impl Checkpoints {
         self.collecting.len()
     }
 
-    /// Forgets what waits for parts, because the generation is over; gives what that was. They are
-    /// not abandoned for good: the next generation may take one at the same position.
-    pub(super) fn end_generation(&mut self) -> Vec<Position> {
-        self.digests.clear();
-        std::mem::take(&mut self.collecting).into_keys().collect()
+    /// The manifest of a checkpoint of the generation `present`, or of one before it, could not be
+    /// published; false if that is known. What an earlier one did not bring about the present one may.
+    pub(super) fn not_published(
+        &mut self,
+        position: Position,
+        present: Option<Generation>,
+        why: Abandoned,
+    ) -> bool {
+        match self.publishing.remove(&position) {
+            Some(generation) if Some(generation) != present => {
+                self.promised.remove(&position);
+                true
+            }
+            _ => self.abandon(position, why),
+        }
     }
 
-    /// Training goes on from the last one again, so those after it may be taken again.
-    pub(super) fn go_back(&mut self) {
+    /// Forgets what waits for parts, because the generation is over; gives what that was. Nothing is
+    /// abandoned for good: the next generation may take one at the same position.
+    pub(super) fn end_generation(&mut self) -> Vec<Position> {
+        self.digests.clear();
         self.abandoned.clear();
+        std::mem::take(&mut self.collecting).into_keys().collect()
     }
 
     fn is_decided(&self, position: Position) -> bool {
         // Once a later one exists, an earlier one has been published or overtaken.
         let passed = self.last.as_ref().is_some_and(|it| it.position >= position);
-        passed || self.publishing.contains(&position) || self.fate(position) != Fate::Open
+        passed || self.publishing.contains_key(&position) || self.fate(position) != Fate::Open
     }
 }

@@ -103,6 +103,22 @@ pub enum Order {
         /// Of the checkpoint.
         position: Position,
     },
+    /// The same with a snapshot, at one at which all can take one.
+    Pause {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// Take a checkpoint, once all ranks know of the wish.
+    TakeCheckpoint,
+    /// Try to reach these, and say whom it could not.
+    Probe {
+        /// Of the question.
+        number: u32,
+        /// Whom.
+        seats: Vec<Seat>,
+    },
     /// End now.
     Shutdown {
         /// Why.

@@ -34,8 +34,15 @@ impl Machine {
             && self.generations > 0
             && self.members.is_empty()
         {
-            effects.push(Effect::Log(Note::StopAccepted { reason }));
-            return self.nobody_is_left(now, effects);
+            effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
+            // What the last ones held went with them; nobody is waited for any more.
+            let last = self.last_loss.as_ref().map_or("all workers had left", |it| it.0.as_str());
+            let message = format!("stopped at {}: {reason}; before that, {last}", self.position);
+            let outcome = Outcome::stopped(exit::STOPPED, message).with_hint(self.resume_hint());
+            return self.close(now, outcome, effects);
+        }
+        if let Phase::Paused { .. } = self.phase {
+            return self.stop_paused(now, reason, effects);
         }
         if untouched {
             effects.push(Effect::Log(Note::StopAccepted { reason: reason.clone() }));
@@ -214,10 +221,11 @@ impl Machine {
                 Fate::Abandoned(why) => {
                     let message = format!(
                         "training ended at {position} ({cause}), but its checkpoint is not kept: \
-                         {why}"
+                         {why}; {}",
+                        self.saved()
                     );
                     return Some(
-                        Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.resume_hint()),
+                        Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.store_hint()),
                     );
                 }
             }
@@ -247,12 +255,15 @@ impl Machine {
         let Some(roster) = &self.roster else { return };
         let late = roster.unfinished();
         if late.is_empty() {
+            let trouble = self.outage.status(now);
             let message = format!(
                 "all workers have finished, but the final checkpoint was not published within \
-                 {:.0} s",
-                waited.as_secs_f64()
+                 {:.0} s{}; {}",
+                waited.as_secs_f64(),
+                trouble.map_or(String::new(), |it| format!(": {}", it.error)),
+                self.saved()
             );
-            let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.resume_hint());
+            let outcome = Outcome::failed(exit::UNAVAILABLE, message).with_hint(self.store_hint());
             return self.close(now, outcome, effects);
         }
         let late: Vec<ConnectionId> =
@@ -317,7 +328,7 @@ impl Machine {
         self.members.remove(connection);
         if !loss.is_gone() {
             let reason = format!("the coordinator gave this worker up: {loss}");
-            let order = Order::Shutdown { reason, exit_code: exit::WORKER_LOST };
+            let order = Order::Shutdown { reason, exit_code: loss.exit_code() };
             effects.push(Effect::Send { to: connection, order });
         }
     }
@@ -375,6 +386,23 @@ impl Machine {
             outcome.last_checkpoint.clone_from(&self.checkpoints.last);
             effects.push(Effect::End(outcome.clone()));
             self.phase = Phase::Ended { outcome };
+        }
+    }
+
+    /// How much of the run is in the store.
+    fn saved(&self) -> String {
+        match &self.checkpoints.last {
+            Some(kept) => format!("saved is what came before {}: {}", kept.position, kept.path),
+            None => "nothing of the run is saved".to_owned(),
+        }
+    }
+
+    /// What to do where a checkpoint is missing.
+    fn store_hint(&self) -> String {
+        let hint = self.outage.status(self.now).and_then(|it| it.hint);
+        match hint {
+            Some(hint) => format!("{hint}; then {}", self.resume_hint()),
+            None => self.resume_hint(),
         }
     }
 

@@ -8,6 +8,8 @@ use convoy_common::ids::{Generation, Lineage, Position, Rank, Reached, Term};
 
 use super::effect::Seat;
 
+use super::operate::Wish;
+
 /// One call of a worker; never used twice in the life of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -78,6 +80,15 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// The run's store does not take what this process is to write; it will be tried again.
+    StoreFails {
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
+    /// It took all that waited.
+    StoreWorks,
     /// The operator wants the learning rate to be divided.
     DropOrdered {
         /// Who asks; never used twice in the life of a coordinator.
@@ -112,6 +123,22 @@ pub enum Event {
         number: u32,
         /// Why.
         error: String,
+    },
+    /// An operator asks for something.
+    Asked {
+        /// Who asks; never used twice in the life of a coordinator.
+        request: u64,
+        /// For what.
+        wish: Wish,
+    },
+    /// A worker has tried to reach others.
+    Probed {
+        /// Its call.
+        connection: ConnectionId,
+        /// Of the question.
+        number: u32,
+        /// Whom it could not reach.
+        unreachable: Vec<String>,
     },
     /// Time has passed.
     Tick,
@@ -238,6 +265,8 @@ pub enum Report {
         position: Position,
         /// What it is doing, in a word.
         phase: String,
+        /// More about that.
+        vitals: Vitals,
     },
     /// It has loaded the state and opened its ring.
     Ready {
@@ -273,6 +302,13 @@ pub enum Report {
         /// Of the whole state on this worker.
         state_digest: String,
     },
+    /// A try to store its part of a checkpoint failed; it goes on trying.
+    PartDelayed {
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
     /// Its part of a checkpoint is not in the store.
     PartFailed {
         /// Of the checkpoint.
@@ -288,6 +324,35 @@ pub enum Report {
     Failed(Failed),
     /// It ended the generation in agreement with all other ranks.
     Finished(Finished),
+}
+
+/// What a heartbeat tells of a worker's work.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Vitals {
+    /// Since it entered its phase.
+    pub in_phase: Duration,
+    /// Since the snapshot whose part is on its way to the store.
+    pub upload: Option<Duration>,
+    /// How long it took to be ready for the ring.
+    pub arrival: Arrival,
+    /// Chunks on the ring, to the right and from the left.
+    pub chunks: (u64, u64),
+}
+
+/// How long a worker took to be ready for the ring, from the end of the last collective to its own part
+/// of the next; sums over the steps of a generation, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Arrival {
+    /// How many.
+    pub steps: u64,
+    /// Microbatches that it computed in them.
+    pub microbatches: u64,
+    /// Committing, evaluating, keeping.
+    pub between: f64,
+    /// Waiting for decoded images.
+    pub data: f64,
+    /// Forward and backward.
+    pub compute: f64,
 }
 
 /// One committed step; sums are over the global batch.
@@ -373,6 +438,10 @@ pub struct Left {
     pub agreed: bool,
     /// A checkpoint was due and is not taken.
     pub owes_checkpoint: bool,
+    /// A snapshot of just this state was taken.
+    pub kept: bool,
+    /// It can give others what led to this state.
+    pub has_unit: bool,
     /// The peer that it blames.
     pub blame: Option<String>,
     /// What happened.

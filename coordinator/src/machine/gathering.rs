@@ -32,7 +32,7 @@ impl Machine {
         let taken = self.members.which(|it| !it.leaving).len() + self.reserved(&hello);
         let door = if ending || self.stop.is_some() && !adopts {
             Door::Ending
-        } else if taken >= self.plan.workers as usize {
+        } else if taken >= self.plan.max_workers as usize {
             // Some may have yet to say what they compute; their places are taken all the same. Those
             // who want to go make room.
             Door::Full
@@ -90,6 +90,7 @@ impl Machine {
         }
         member.cleared = true;
         effects.push(Effect::Log(Note::Fingerprint { name, fingerprint, of_run: differs }));
+        self.probe_if_due(now, effects);
         match self.phase {
             Phase::Waiting { .. } if self.generations > 0 => self.look_again(now, effects),
             Phase::Waiting { .. } => self.form_if_all_are_there(now, effects),
@@ -99,7 +100,7 @@ impl Machine {
 
     /// Forms the first generation, once there are enough for it.
     pub(super) fn form_if_all_are_there(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let all = self.members.candidates();
+        let all = self.candidates();
         if (all.len() as u32) < self.plan.workers {
             return;
         }
@@ -112,8 +113,8 @@ impl Machine {
     }
 
     /// One more is there while the job waits for enough to go on.
-    fn look_again(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.members.candidates().len() as u32 >= self.plan.min_workers {
+    pub(super) fn look_again(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.candidates().len() as u32 >= self.plan.min_workers {
             self.next_generation(now, effects);
         }
     }
@@ -164,10 +165,15 @@ impl Machine {
         }
         effects.push(Effect::Log(Note::Began { generation, state_digest }));
         (self.moved, self.began, self.compared) = (now, now, true);
+        self.forget_pause_orders();
+        if self.desk.wants_checkpoint() {
+            self.order_checkpoint(effects);
+        }
         if self.stop.is_some() {
             self.enter_stopping(now, effects);
         } else {
             self.phase = Phase::Training;
+            self.pause_if_due(now, effects);
             self.regroup_if_due(now, effects);
         }
     }

@@ -18,7 +18,7 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
     let unique: BTreeSet<&String> = names.iter().collect();
     check(unique.len() == names.len(), "no two workers have one name")?;
     let stay = machine.members.which(|it| !it.leaving).len();
-    check(stay <= machine.plan.workers as usize, "there are no more workers than places")?;
+    check(stay <= machine.plan.max_workers as usize, "there are no more workers than places")?;
     check(
         machine.checkpoints.collecting() <= LIMIT,
         "checkpoints on their way are bounded in number",
@@ -37,8 +37,8 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
         // That of an earlier coordinator may have had more.
         let own = roster.generation.term == machine.plan.term;
         check(
-            !own || roster.world() <= machine.plan.workers,
-            "a generation has no more than all workers",
+            !own || roster.world() <= machine.plan.max_workers,
+            "a generation has no more than all places",
         )?;
         let runs = matches!(
             machine.phase,
@@ -46,6 +46,15 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
         );
         let seated = machine.seated().len() as u32;
         check(!runs || seated == roster.world(), "who is in a running generation is connected")?;
+        let paused = matches!(machine.phase, Phase::Paused { .. });
+        check(
+            !paused || roster.connections().all(|it| roster.has_left(it.0)),
+            "nobody is in a ring while the job is paused",
+        )?;
+        check(
+            paused <= machine.pause.is_some() && !(paused && machine.stop.is_some()),
+            "a job is paused because somebody wants it and nobody wants its end",
+        )?;
         let trains = matches!(machine.phase, Phase::Training);
         check(
             !trains || roster.world() >= machine.plan.min_workers,
@@ -198,7 +207,13 @@ impl Seen {
             Order::Drop(_) => {
                 check(self.assigned.contains_key(&to), "only who trains is told to drop the rate")
             }
-            Order::EndGeneration { generation, .. } | Order::Regroup { generation, .. } => check(
+            Order::TakeCheckpoint => {
+                check(self.assigned.contains_key(&to), "only who trains is told to keep its state")
+            }
+            Order::Probe { .. } => Ok(()),
+            Order::EndGeneration { generation, .. }
+            | Order::Regroup { generation, .. }
+            | Order::Pause { generation, .. } => check(
                 self.assigned.get(&to) == Some(generation),
                 "only who is in a generation is told to leave it",
             ),

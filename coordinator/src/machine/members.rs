@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use convoy_common::ids::{Position, Reached};
 
-use super::event::{ConnectionId, Hello};
+use super::event::{ConnectionId, Hello, Vitals};
+use super::stragglers::Track;
 
 /// One connected worker.
 #[derive(Clone, Debug)]
@@ -20,16 +21,23 @@ pub(super) struct Member {
     pub(super) position: Option<Position>,
     /// As its last heartbeat says.
     pub(super) phase: String,
+    pub(super) vitals: Vitals,
+    /// What its heartbeats of late come to.
+    pub(super) track: Track,
     /// It computes what the run wants, or may do without; until then it gets no rank.
     pub(super) cleared: bool,
     /// The newest order of the override log that it says to know.
     pub(super) newest_drop: u32,
     /// What it holds, as it said when it left its last generation; none while it is in one.
     pub(super) held: Option<Reached>,
+    /// It can give others what led to what it holds.
+    pub(super) has_unit: bool,
     /// It missed a checkpoint.
     pub(super) owes_checkpoint: bool,
     /// It wants to go.
     pub(super) leaving: bool,
+    /// When it was asked, and when it goes at the latest.
+    pub(super) leave: Option<(Duration, Duration)>,
 }
 
 impl Member {
@@ -53,11 +61,15 @@ impl Members {
             spoke: false,
             position: None,
             phase,
+            vitals: Vitals::default(),
+            track: Track::default(),
             cleared: false,
             newest_drop: 0,
             held: None,
+            has_unit: false,
             owes_checkpoint: false,
             leaving: false,
+            leave: None,
         };
         self.all.insert(connection, member);
     }
@@ -74,8 +86,8 @@ impl Members {
         self.all.get(&connection)
     }
 
-    /// Those that could be given a rank.
-    pub(super) fn candidates(&self) -> Vec<ConnectionId> {
+    /// Those that want to train and compute what they should.
+    pub(super) fn cleared(&self) -> Vec<ConnectionId> {
         self.which(|it| it.cleared && !it.leaving)
     }
 

@@ -1,7 +1,7 @@
 //! Decides everything about a job: a pure function of state, time and event.
 //!
 //! ```text
-//! Waiting --all joined--> Preparing --all ready, equal bits--> Training
+//! Waiting --all joined--> Preparing --all ready, equal bits--> Training <--> Paused
 //!    ^                      ^     |                              |  stop wanted
 //!    |            next      |     |                              v
 //!    |         generation   |     |                           Stopping
@@ -20,19 +20,27 @@
 mod admission;
 mod adoption;
 mod checkpoints;
+mod drain;
 mod drops;
 mod effect;
 mod ending;
 mod event;
+mod forming;
 mod gathering;
 pub mod invariants;
+mod lateness;
 mod members;
 mod note;
+mod operate;
+mod outage;
 mod pace;
+mod pausing;
 mod plan;
+mod reach;
 mod regroup;
 mod roster;
 mod status;
+mod stragglers;
 mod training;
 mod trouble;
 
@@ -46,19 +54,26 @@ use convoy_common::ids::{Generation, Position};
 pub use admission::Refusal;
 pub use effect::{Adoption, Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
 pub use event::{
-    CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished, Hello, Kept,
-    Left, Part, Report, Stage, Standing, StepReport, StepTimes,
+    Arrival, CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished,
+    Hello, Kept, Left, Part, Report, Stage, Standing, StepReport, StepTimes, Vitals,
 };
 pub use note::{Abandoned, Note};
+pub use operate::{Answer, Answered, Wish};
 pub use pace::Progress;
 pub use plan::{Deadlines, Plan, Start};
-pub use status::{DropStage, DropStatus, Status, WorkerStatus};
+pub use status::{DropStage, DropStatus, PauseStatus, Status, StoreTrouble, WorkerStatus};
+pub use stragglers::Straggler;
 
 use checkpoints::Checkpoints;
 use drops::Drops;
 use members::Members;
+use operate::Desk;
+use outage::Outage;
 use pace::Pace;
+use pausing::Pause;
+use reach::Reach;
 use roster::Roster;
+use stragglers::Stragglers;
 use trouble::{Links, Loss, Trouble};
 
 /// A gap between two steps of the machine that means that this process itself stood still.
@@ -80,6 +95,8 @@ pub struct Machine {
     /// Generations formed in this term.
     generations: u32,
     checkpoints: Checkpoints,
+    /// Of the run's store.
+    outage: Outage,
     pace: Pace,
     /// Drops of the rate by hand.
     drops: Drops,
@@ -91,6 +108,14 @@ pub struct Machine {
     last_loss: Option<(String, u8)>,
     /// Links between workers that broke of late.
     links: Links,
+    /// Who can reach whom.
+    reach: Reach,
+    /// Whom the others wait for.
+    stragglers: Stragglers,
+    /// What operators wish for.
+    desk: Desk,
+    /// A pause is wished for, or is there.
+    pause: Option<Pause>,
     /// The generation was asked to end at a boundary.
     regroup_ordered: bool,
     /// A checkpoint was abandoned or missed with a generation, and none was made since.
@@ -136,6 +161,10 @@ enum Phase {
     Regrouping {
         until: Duration,
     },
+    /// Nobody trains because somebody wants it so; workers keep their state.
+    Paused {
+        since: Duration,
+    },
     Closing {
         until: Duration,
         outcome: Outcome,
@@ -158,12 +187,17 @@ impl Machine {
                 plan.start.checkpoint.clone(),
                 plan.start.state_digest.clone(),
             ),
+            outage: Outage::default(),
             pace: Pace::default(),
             drops: Drops::new(&plan.start),
             position: plan.start.position,
             stop: None,
             last_loss: None,
             links: Links::default(),
+            reach: Reach::default(),
+            stragglers: Stragglers::default(),
+            desk: Desk::default(),
+            pause: None,
             regroup_ordered: false,
             owes_checkpoint: false,
             began: now,
@@ -194,7 +228,8 @@ impl Machine {
                 self.hear(now, connection, generation, report, &mut effects);
             }
             Event::Leaving { connection, reason } => {
-                self.wants_to_leave(now, connection, reason, &mut effects);
+                let grace = self.plan.deadlines.drain;
+                self.wants_to_leave(now, connection, reason, grace, &mut effects);
             }
             Event::Superseded { term, address } => {
                 self.superseded(term, &address, &mut effects);
@@ -203,9 +238,13 @@ impl Machine {
             Event::Interrupted { reason } => self.interrupt(now, &reason, &mut effects),
             Event::ManifestPublished(kept) => self.published(now, kept, &mut effects),
             Event::ManifestFailed { position, error } => {
-                let why = Abandoned::NotPublished { error };
-                self.abandon_checkpoint(now, position, why, &mut effects);
+                self.not_published(now, position, error, &mut effects);
             }
+            Event::StoreFails { error, hint } => {
+                let who = outage::COORDINATOR.to_owned();
+                self.outage.fails(now, who, (error, hint), &mut effects);
+            }
+            Event::StoreWorks => self.outage.works(now, outage::COORDINATOR, &mut effects),
             Event::DropOrdered { request, divide_by, reason } => {
                 self.order_drop(request, divide_by, reason, &mut effects);
             }
@@ -217,8 +256,13 @@ impl Machine {
             Event::DropNotRecorded { number, error } => {
                 self.drop_not_recorded(number, error, &mut effects);
             }
+            Event::Asked { request, wish } => self.asked(now, request, wish, &mut effects),
+            Event::Probed { connection, number, unreachable } => {
+                self.probed(now, connection, number, &unreachable, &mut effects);
+            }
             Event::Tick => self.check_deadlines(now, &mut effects),
         }
+        self.answer_wishes();
         let since = self.deserted.unwrap_or(now);
         self.deserted = self.members.is_empty().then_some(since);
         effects
@@ -245,6 +289,8 @@ impl Machine {
                 position: member.position.unwrap_or(self.position),
                 phase: member.phase.clone(),
                 silence: now.saturating_sub(member.heard),
+                in_phase: member.vitals.in_phase + now.saturating_sub(member.heard),
+                leaving: member.leaving,
             })
             .collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -260,6 +306,10 @@ impl Machine {
             last_checkpoint: self.checkpoints.last.clone(),
             eta: self.pace.eta(self.position, &self.plan),
             drops: self.drop_statuses(),
+            store_trouble: self.outage.status(now),
+            pause: self.pause_status(now),
+            stragglers: self.stragglers.now(),
+            answers: self.answers(),
         }
     }
 
@@ -275,7 +325,8 @@ impl Machine {
                     ("preparing", format!("{ready} of {of} workers are ready"))
                 }
             },
-            Phase::Training => ("training", String::new()),
+            Phase::Training => ("training", self.stragglers.account()),
+            Phase::Paused { .. } => ("paused", self.describe_pause(now)),
             Phase::Stopping { .. } => {
                 ("stopping", self.stop.as_ref().map_or(String::new(), |it| it.0.clone()))
             }
@@ -317,6 +368,9 @@ impl Machine {
 
     fn check_deadlines(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let Deadlines { liveness, prepare, .. } = self.plan.deadlines;
+        self.watch_stragglers(now, effects);
+        self.probe_if_due(now, effects);
+        self.end_grace(now, effects);
         for (connection, silence) in self.members.silent(now, liveness, prepare) {
             self.leave(now, connection, Loss::Silent(silence), effects);
         }
@@ -332,6 +386,7 @@ impl Machine {
             Phase::Preparing { until } if now >= until => self.not_ready(now, effects),
             Phase::Training => {
                 self.check_progress(now, effects);
+                self.pause_if_due(now, effects);
                 self.regroup_if_due(now, effects);
             }
             Phase::Stopping { until } if now >= until => self.not_finished(now, effects),

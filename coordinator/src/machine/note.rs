@@ -10,6 +10,7 @@ use super::admission::Refusal;
 use super::effect::Seat;
 use super::event::{Cause, Evaluation, Hello, Kept};
 use super::pace::Progress;
+use super::stragglers::Straggler;
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +122,22 @@ pub enum Note {
         /// Why.
         why: Abandoned,
     },
+    /// The run's store does not take a part or a manifest, which wait; training goes on.
+    StoreFails {
+        /// A worker, or the coordinator.
+        who: String,
+        /// What it heard.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+        /// Since the first failed try.
+        lasts: Duration,
+    },
+    /// The store takes again what waited.
+    StoreWorks {
+        /// How long it did not.
+        lasted: Duration,
+    },
     /// Workers hold different states at a checkpoint, which will not exist.
     Diverged {
         /// Which.
@@ -213,6 +230,60 @@ pub enum Note {
     Drained {
         /// Who.
         name: String,
+    },
+    /// The operator wants the job to pause.
+    PauseAccepted {
+        /// Why.
+        reason: String,
+    },
+    /// The store does not take what a pause wants to keep: the job pauses without a checkpoint.
+    PauseForced {
+        /// For how long all ranks were waited for.
+        waited: Duration,
+    },
+    /// Nobody trains, and workers keep their state.
+    Paused {
+        /// What they hold.
+        position: Position,
+        /// Why.
+        reason: String,
+    },
+    /// The pause is over.
+    Resumed {
+        /// How long it was, if it had begun.
+        paused: Option<Duration>,
+    },
+    /// The operator wants a checkpoint.
+    CheckpointAsked {
+        /// After at least this position.
+        position: Position,
+    },
+    /// The others wait for a worker, or it is slower than they are, or its upload takes long.
+    Straggles(Straggler),
+    /// It does not any more.
+    KeepsUp {
+        /// Who.
+        name: String,
+        /// What it did.
+        phase: String,
+        /// For how long it was seen to.
+        lasted: Duration,
+    },
+    /// A worker that waits for a place cannot reach others, or they cannot reach it.
+    Unreachable {
+        /// Who.
+        name: String,
+        /// Whom.
+        with: Vec<String>,
+        /// Until it is tried again.
+        retry: Duration,
+    },
+    /// A worker that was lost for what it may be lost for again gets no place for a while.
+    Barred {
+        /// Who.
+        name: String,
+        /// How long.
+        time: Duration,
     },
     /// The first sign that a generation is broken.
     Faltered {

@@ -81,6 +81,14 @@ impl Pace {
         Duration::try_from_secs_f64(longest).unwrap_or_default()
     }
 
+    /// The median of the last steps; zero before there are any.
+    pub(super) fn typical_step(&self) -> Duration {
+        let mut seconds: Vec<f64> = self.recent.iter().map(|it| it.1).collect();
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds.get(seconds.len() / 2).copied().unwrap_or(0.0);
+        Duration::try_from_secs_f64(median).unwrap_or_default()
+    }
+
     /// Until the end of the run at the present speed, with the evaluations to come.
     pub(super) fn eta(&self, position: Position, plan: &Plan) -> Option<Duration> {
         let speed = self.images_per_second();

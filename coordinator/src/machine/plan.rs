@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use convoy_common::config::Straggler;
 use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::schedule::ManualDrop;
 
@@ -24,6 +25,10 @@ pub struct Plan {
     pub workers: u32,
     /// With fewer left, training waits.
     pub min_workers: u32,
+    /// With so many there is no place for more; at least `workers`.
+    pub max_workers: u32,
+    /// What is done about a worker that the others wait for.
+    pub straggler: Straggler,
     /// Version of Convoy that workers must have.
     pub version: String,
     /// Version of the wire protocol that workers must speak.
@@ -75,6 +80,10 @@ pub struct Start {
     pub drops: Vec<ManualDrop>,
 }
 
+/// For all that is to be done at the end besides storing the parts of the last checkpoint: the
+/// evaluation, the manifest.
+const AT_THE_END: Duration = Duration::from_secs(5 * 60);
+
 /// How long things may take. Every phase has one of these.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
@@ -95,6 +104,10 @@ pub struct Deadlines {
     pub finish: Duration,
     /// For workers to leave, and for a checkpoint on its way, when the job is over.
     pub close: Duration,
+    /// For a worker to leave that was asked to.
+    pub drain: Duration,
+    /// For the others to wait for one that holds them up, where such a one is evicted.
+    pub straggler: Duration,
 }
 
 impl Deadlines {
@@ -109,10 +122,23 @@ impl Deadlines {
             // A step waits for a neighbour only as long as the ring's own deadline, so this
             // catches what no ring deadline sees; a first step on a slow machine must fit in.
             stall: (ring * 10).max(Duration::from_secs(15 * 60)),
-            // A worker's last snapshot may wait ten minutes for the upload before it.
-            finish: Duration::from_secs(15 * 60),
+            finish: Duration::from_secs(10 * 60) + AT_THE_END,
             close: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
+            straggler: Duration::from_secs(60),
         }
+    }
+
+    /// The same where workers try for so long to store their parts of the last checkpoint.
+    #[must_use]
+    pub fn with_last_checkpoint(self, last_checkpoint: Duration) -> Self {
+        Self { finish: last_checkpoint + AT_THE_END, ..self }
+    }
+
+    /// The same with these for one that is to leave and one that holds the others up.
+    #[must_use]
+    pub fn with(self, drain: Duration, straggler: Duration) -> Self {
+        Self { drain, straggler, ..self }
     }
 }
 

@@ -24,8 +24,17 @@ struct Place {
     seat: Seat,
     ready: Option<String>,
     finished: Option<Finished>,
-    /// It is out of the generation's ring.
-    left: bool,
+    /// How it left the generation's ring, if it did.
+    left: Option<Out>,
+}
+
+/// How a worker left a ring.
+#[derive(Clone, Copy, Debug)]
+struct Out {
+    /// At a boundary that all agreed on.
+    agreed: bool,
+    /// With a snapshot of its state.
+    kept: bool,
 }
 
 impl Roster {
@@ -43,7 +52,7 @@ impl Roster {
                 seat,
                 ready: None,
                 finished: None,
-                left: false,
+                left: None,
             })
             .collect();
         Self { generation, start, fresh, restores: None, places }
@@ -103,14 +112,21 @@ impl Roster {
         }))
     }
 
-    pub(super) fn set_left(&mut self, rank: Rank) {
+    pub(super) fn set_left(&mut self, rank: Rank, agreed: bool, kept: bool) {
         if let Some(place) = self.places.get_mut(rank.0 as usize) {
-            place.left = true;
+            place.left = Some(Out { agreed, kept });
         }
     }
 
+    /// Whether all have left at a boundary that they agreed on, and, unless that does not matter, with a
+    /// snapshot.
+    pub(super) fn ended_in_agreement(&self, with_snapshot: bool) -> bool {
+        let fits = |it: Out| it.agreed && (it.kept || !with_snapshot);
+        self.places.iter().all(|it| it.left.is_some_and(fits))
+    }
+
     pub(super) fn has_left(&self, rank: Rank) -> bool {
-        self.places.get(rank.0 as usize).is_none_or(|it| it.left)
+        self.places.get(rank.0 as usize).is_none_or(|it| it.left.is_some())
     }
 
     pub(super) fn connection(&self, rank: Rank) -> Option<ConnectionId> {

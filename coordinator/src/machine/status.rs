@@ -5,13 +5,16 @@ use std::time::Duration;
 use convoy_common::ids::{Generation, Position, Rank};
 
 use super::event::{Evaluation, Kept, StepReport};
+use super::operate::Answer;
+use super::stragglers::Straggler;
 
 /// One moment of the job.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// The running generation, or the last one.
     pub generation: Option<Generation>,
-    /// In a word: waiting, adopting, preparing, training, regrouping, stopping, completed, stopped or failed.
+    /// In a word: waiting, adopting, preparing, training, regrouping, paused, stopping, completed,
+    /// stopped or failed.
     pub phase: &'static str,
     /// More about the phase.
     pub detail: String,
@@ -31,6 +34,38 @@ pub struct Status {
     pub eta: Option<Duration>,
     /// Drops of the rate by hand, and requests for one that were refused.
     pub drops: Vec<DropStatus>,
+    /// While checkpoints wait because the run's store fails.
+    pub store_trouble: Option<StoreTrouble>,
+    /// If it is paused.
+    pub pause: Option<PauseStatus>,
+    /// Whom the others wait for, and who is slow.
+    pub stragglers: Vec<Straggler>,
+    /// What became of the operators' last wishes.
+    pub answers: Vec<Answer>,
+}
+
+/// The run's store does not take what it is given; it is tried again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// Whom it fails: workers, or the coordinator.
+    pub who: Vec<String>,
+    /// What the last one heard.
+    pub error: String,
+    /// What can be done about it.
+    pub hint: Option<String>,
+    /// Since the first failed try.
+    pub lasts: Duration,
+}
+
+/// Since when and why nobody trains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseStatus {
+    /// For how long.
+    pub since: Duration,
+    /// By whom or what.
+    pub reason: String,
+    /// The checkpoint of its position, if it exists.
+    pub checkpoint: Option<String>,
 }
 
 /// What became of one order to drop the rate.
@@ -78,4 +113,8 @@ pub struct WorkerStatus {
     pub phase: String,
     /// Since it said something.
     pub silence: Duration,
+    /// Since it entered its phase.
+    pub in_phase: Duration,
+    /// It was asked to leave.
+    pub leaving: bool,
 }

@@ -26,19 +26,24 @@ impl Machine {
         (member.heard, member.spoke) = (now, true);
         let current = self.roster.as_ref().filter(|it| it.generation == generation);
         let rank = current.and_then(|it| it.rank_of(connection));
-        if let Report::Heartbeat { position, phase } = report {
+        if let Report::Heartbeat { position, phase, vitals } = report {
             let position = rank.map(|_| position);
             if member.position != position || member.phase != phase {
                 self.moved = now;
             }
             (member.position, member.phase) = (position, phase);
+            member.track.hear(now, generation, &vitals);
+            member.vitals = vitals;
             return;
         }
         let what = report.kind();
         let Some(rank) = rank.filter(|rank| self.has_use_for(&report, *rank)) else {
             return self.ignore(connection, what, generation, effects);
         };
-        self.moved = now;
+        // Trying again is no progress.
+        if !matches!(report, Report::PartDelayed { .. }) {
+            self.moved = now;
+        }
         match report {
             Report::Heartbeat { .. } => {}
             Report::Ready { state_digest } => self.ready(now, rank, state_digest, effects),
@@ -53,9 +58,15 @@ impl Machine {
                 self.drop_applied(number, position, effects);
             }
             Report::PartUploaded { position, part, shared, took, state_digest } => {
+                let who = self.name_of(connection);
+                self.outage.works(now, &who, effects);
                 if self.agrees(now, rank, position, &state_digest, effects) {
                     self.collect(now, rank, (*part, state_digest), shared, took, effects);
                 }
+            }
+            Report::PartDelayed { error, hint } => {
+                let who = self.name_of(connection);
+                self.outage.fails(now, who, (error, hint), effects);
             }
             Report::PartFailed { position, error, state_digest } => {
                 if !self.agrees(now, rank, position, &state_digest, effects) {
@@ -76,7 +87,10 @@ impl Machine {
             self.phase,
             Phase::Training | Phase::Stopping { .. } | Phase::Finishing { .. }
         );
-        let falters = matches!(self.phase, Phase::Faltering { .. } | Phase::Regrouping { .. });
+        let falters = matches!(
+            self.phase,
+            Phase::Faltering { .. } | Phase::Regrouping { .. } | Phase::Paused { .. }
+        );
         let prepares = matches!(self.phase, Phase::Preparing { .. });
         // What rank 0 had to tell may come when the generation is broken already.
         let tells = (runs || falters) && rank.0 == 0;
@@ -97,6 +111,7 @@ impl Machine {
             Report::PartUploaded { position, shared, .. } => {
                 (runs || falters) && shared.position == *position
             }
+            Report::PartDelayed { .. } => runs,
             Report::PartFailed { .. } => runs || falters,
             Report::Finished(_) => runs,
             Report::Left(_) => (runs || falters || prepares) && in_ring,
@@ -199,7 +214,24 @@ impl Machine {
         why: Abandoned,
         effects: &mut Vec<Effect>,
     ) {
+        self.desk.abandoned(position, &why);
         if self.checkpoints.abandon(position, why.clone()) {
+            self.say_abandoned(position, why, effects);
+        }
+        self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
+    }
+
+    /// The manifest cannot be published, and trying again would not help.
+    pub(super) fn not_published(
+        &mut self,
+        now: Duration,
+        position: Position,
+        error: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (present, why) = (self.generation(), Abandoned::NotPublished { error });
+        if self.checkpoints.not_published(position, present, why.clone()) {
             self.say_abandoned(position, why, effects);
         }
         self.settle(now, effects);
@@ -219,6 +251,7 @@ impl Machine {
         let of_generation = self.generation().map_or(self.plan.term, |it| it.term);
         effects.push(Effect::Prune { living: of_generation.min(self.plan.term) });
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     /// Workers live and nothing moves: whoever does not wait for others holds them up.
@@ -257,6 +290,10 @@ impl Machine {
             let seconds = 10.0 * views as f64 / speed;
             longest = longest.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         }
+        if self.members.iter().any(|(_, it)| it.phase == "checkpoint") {
+            // The last one waits for its store, and that has a deadline of its own.
+            longest = longest.max(self.plan.deadlines.finish);
+        }
         longest.max(self.plan.deadlines.stall)
     }
 }
@@ -271,6 +308,7 @@ impl Report {
             Self::DropKnown { .. } => "drop known",
             Self::DropApplied { .. } => "drop applied",
             Self::PartUploaded { .. } => "part uploaded",
+            Self::PartDelayed { .. } => "part delayed",
             Self::PartFailed { .. } => "part failed",
             Self::Left(_) => "left",
             Self::Failed(_) => "generation failed",

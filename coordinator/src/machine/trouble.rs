@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use convoy_common::exit;
 use convoy_common::ids::Rank;
 
 use super::event::{Departure, Left};
@@ -34,12 +35,31 @@ pub(super) enum Loss {
     NotFinished(Duration),
     /// Its link to that worker broke again and again.
     Link { with: String },
+    /// Its link to that worker does not work, as either of them says.
+    Cut { with: String },
+    /// It was asked to leave and had not come to it when its time was over.
+    OutOfGrace(Duration),
+    /// The others waited for it for longer than the limit.
+    Straggler { account: String, limit: Duration },
 }
 
 impl Loss {
     /// Its call is over, so there is nothing to tell it.
     pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_))
+    }
+
+    /// What the worker exits with.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::OutOfGrace(_) => exit::OK,
+            _ => exit::WORKER_LOST,
+        }
+    }
+
+    /// It may be lost again for the same if it comes back at once.
+    pub(super) fn recurs(&self) -> bool {
+        matches!(self, Self::Link { .. } | Self::Cut { .. } | Self::Straggler { .. })
     }
 }
 
@@ -70,6 +90,17 @@ impl fmt::Display for Loss {
             }
             Self::Link { with } => {
                 write!(f, "its link to {with} broke {OFTEN} times in a row without a step between")
+            }
+            Self::Cut { with } => {
+                write!(f, "its link to {with} broke and does not work when it is tried again")
+            }
+            Self::OutOfGrace(grace) => {
+                let seconds = grace.as_secs_f64();
+                write!(f, "it was asked to leave and had not come to it after {seconds:.0} s")
+            }
+            Self::Straggler { account, limit } => {
+                let seconds = limit.as_secs_f64();
+                write!(f, "the others waited for it for more than {seconds:.0} s: {account}")
             }
         }
     }
@@ -134,24 +165,34 @@ impl Links {
         self.broken.clear();
     }
 
-    /// Counts the links that broke with this generation, each once. Gives the end of a link that
-    /// broke too often which is to go, and the other end: whom more blame, else the higher rank.
-    pub(super) fn broke(&mut self, trouble: &Trouble, roster: &Roster) -> Option<(Rank, Rank)> {
+    /// Counts the links that broke with this generation, each once, and says which end of each is to go
+    /// if it breaks too often: whom more blame, else the higher rank. The worst comes first.
+    pub(super) fn broke(&mut self, trouble: &Trouble, roster: &Roster) -> Vec<Broken> {
         let blame = trouble.blame(roster);
         let links: BTreeSet<(Rank, Rank)> =
             blame.iter().map(|(by, whom)| (*by.min(whom), *by.max(whom))).collect();
         let votes = |rank: Rank| blame.iter().filter(|it| it.1 == rank).count();
-        let mut worst = None;
+        let mut broken = Vec::new();
         for (low, high) in links {
             let names = (roster.name(low).to_owned(), roster.name(high).to_owned());
             let count = self.broken.entry(names).or_default();
             *count += 1;
-            if *count >= OFTEN {
-                let (out, stays) = if votes(low) > votes(high) { (low, high) } else { (high, low) };
-                let found = (votes(out), out, stays);
-                worst = worst.max(Some(found));
-            }
+            let (out, stays) = if votes(low) > votes(high) { (low, high) } else { (high, low) };
+            broken.push(Broken { too_often: *count >= OFTEN, votes: votes(out), out, stays });
         }
-        worst.map(|(_, out, stays)| (out, stays))
+        broken.sort_by_key(|it| std::cmp::Reverse((it.too_often, it.votes, it.out)));
+        broken
     }
+}
+
+/// A link that broke.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Broken {
+    /// And did so too often.
+    pub(super) too_often: bool,
+    votes: usize,
+    /// The end that is to go, if one is.
+    pub(super) out: Rank,
+    /// The other one.
+    pub(super) stays: Rank,
 }

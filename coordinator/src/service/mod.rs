@@ -3,6 +3,9 @@
 //! One call is one worker's whole life: its first message says who calls, its end is the worker's
 //! leaving. Wire types stop here; what they mean is the machine's business.
 
+#[cfg(test)]
+mod hostile;
+mod operate;
 mod reception;
 mod rival;
 mod wire;
@@ -137,6 +140,15 @@ impl Coordinator for Service {
         let (engine, _) = self.reception.job()?;
         engine.send(Input::Event(Event::StopRequested { reason })).await;
         Ok(Response::new(pb::StopReply { phase: engine.status().phase.to_owned() }))
+    }
+
+    async fn operate(
+        &self,
+        request: Request<pb::OperateRequest>,
+    ) -> Result<Response<pb::OperateReply>, Status> {
+        let (engine, _) = self.reception.job()?;
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        operate::operate(&engine, number, request.into_inner()).await.map(Response::new)
     }
 
     async fn drop_rate(

@@ -12,7 +12,7 @@ use pb::coordinator_message::Kind as Out;
 use pb::worker_message::Kind as In;
 use serde::de::DeserializeOwned;
 
-use super::Facts;
+use super::{Facts, operate};
 use crate::engine::Outgoing;
 use crate::machine::{
     Assignment, CacheReport, Cause, ConnectionId, DropStage, DropStatus, Evaluation, Event, Failed,
@@ -93,8 +93,8 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
             return Ok(Event::Computed { connection, fingerprint: printable(&it.fingerprint) });
         }
         Some(In::Heartbeat(it)) => {
-            let phase = printable(&it.phase);
-            (it.generation, Report::Heartbeat { position: at(it.position)?, phase })
+            let (phase, vitals) = (printable(&it.phase), operate::vitals(&it));
+            (it.generation, Report::Heartbeat { position: at(it.position)?, phase, vitals })
         }
         Some(In::Ready(it)) => {
             (it.generation, Report::Ready { state_digest: printable(&it.state_digest) })
@@ -111,6 +111,10 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
             let (position, part) = (at(it.position)?, Box::new(entry));
             let report = Report::PartUploaded { position, part, shared, took, state_digest };
             (it.generation, report)
+        }
+        Some(In::PartDelayed(it)) => {
+            let hint = (!it.hint.is_empty()).then(|| printable(&it.hint));
+            (it.generation, Report::PartDelayed { error: printable(&it.error), hint })
         }
         Some(In::PartFailed(it)) => {
             let error = printable(&it.error);
@@ -134,12 +138,18 @@ pub(super) fn said(connection: ConnectionId, message: pb::WorkerMessage) -> Resu
                 held: it.held.map(reached).transpose()?,
                 agreed: it.agreed,
                 owes_checkpoint: it.owes_checkpoint,
+                kept: it.kept,
+                has_unit: it.has_unit,
                 blame: (!it.blame.is_empty()).then(|| printable(&it.blame)),
                 error: printable(&it.error),
             }),
         ),
         Some(In::Leaving(it)) => {
             return Ok(Event::Leaving { connection, reason: printable(&it.reason) });
+        }
+        Some(In::Probed(it)) => {
+            let unreachable = it.unreachable.iter().map(|it| printable(it)).collect();
+            return Ok(Event::Probed { connection, number: it.number, unreachable });
         }
         Some(In::Finished(it)) => (
             it.generation,
@@ -264,6 +274,14 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
         Outgoing::Order(Order::Regroup { generation, reason }) => {
             Out::Regroup(pb::Regroup { generation: Some(generation.into()), reason })
         }
+        Outgoing::Order(Order::Pause { generation, reason }) => {
+            Out::Pause(pb::Pause { generation: Some(generation.into()), reason })
+        }
+        Outgoing::Order(Order::TakeCheckpoint) => Out::TakeCheckpoint(pb::TakeCheckpoint {}),
+        Outgoing::Order(Order::Probe { number, seats }) => {
+            let members = seats.into_iter().map(member).collect();
+            Out::Probe(pb::Probe { number, members })
+        }
         Outgoing::Order(Order::Shutdown { reason, exit_code }) => {
             Out::Shutdown(pb::Shutdown { reason, exit_code: exit_code.into() })
         }
@@ -271,8 +289,11 @@ pub(super) fn outgoing(it: Outgoing, facts: &Facts) -> pb::CoordinatorMessage {
     pb::CoordinatorMessage { kind: Some(kind) }
 }
 
+fn member(seat: Seat) -> pb::Member {
+    pb::Member { name: seat.name, ring_address: seat.ring_address }
+}
+
 fn assignment(it: Assignment) -> pb::Assignment {
-    let member = |seat: Seat| pb::Member { name: seat.name, ring_address: seat.ring_address };
     let (resume, manifest, peer) = match it.resume {
         Resume::Seed => (pb::Resume::Checkpoint, None, None),
         Resume::Checkpoint(path) => (pb::Resume::Checkpoint, Some(path), None),
@@ -373,6 +394,14 @@ pub(super) fn status(it: Status, facts: &Facts) -> pb::StatusReply {
         last_checkpoint: it.last_checkpoint.map(|it| it.path).unwrap_or_default(),
         eta_seconds: it.eta.map_or(0.0, |it| it.as_secs_f64()),
         drops: it.drops.into_iter().filter(|it| it.number > 0).map(drop_status).collect(),
+        store_trouble: it.store_trouble.map(|it| pb::StoreTrouble {
+            who: it.who,
+            error: it.error,
+            hint: it.hint.unwrap_or_default(),
+            seconds: it.lasts.as_secs_f64(),
+        }),
+        pause: it.pause.map(operate::pause),
+        stragglers: it.stragglers.into_iter().map(operate::straggler).collect(),
     }
 }
 
@@ -384,6 +413,8 @@ fn worker(it: WorkerStatus) -> pb::WorkerStatus {
         position: Some(it.position.into()),
         phase: it.phase,
         seconds_since_heard: it.silence.as_secs_f64(),
+        seconds_in_phase: it.in_phase.as_secs_f64(),
+        leaving: it.leaving,
     }
 }
 

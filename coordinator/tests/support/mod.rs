@@ -127,9 +127,10 @@ pub(crate) async fn client(address: &Address) -> CoordinatorClient<tonic::transp
 /// A worker that says what the test tells it to say.
 pub(crate) struct Worker {
     words: mpsc::Sender<pb::WorkerMessage>,
-    orders: tonic::Streaming<pb::CoordinatorMessage>,
+    orders: mpsc::Receiver<Out>,
     assignment: pb::Assignment,
     heart: Option<AbortHandle>,
+    ear: AbortHandle,
 }
 
 /// As when a process ends: nothing of it goes on.
@@ -138,6 +139,7 @@ impl Drop for Worker {
         if let Some(heart) = &self.heart {
             heart.abort();
         }
+        self.ear.abort();
     }
 }
 
@@ -157,14 +159,41 @@ pub(crate) fn hello(name: &str) -> pb::Hello {
     }
 }
 
+/// Passes orders on until the call is over. It reaches all whom it is asked about.
+async fn listen(
+    mut orders: tonic::Streaming<pb::CoordinatorMessage>,
+    words: mpsc::Sender<pb::WorkerMessage>,
+    pass_on: mpsc::Sender<Out>,
+) {
+    while let Ok(Some(message)) = orders.message().await {
+        match message.kind.expect("a kind") {
+            Out::Probe(it) => {
+                let probed = pb::Probed { number: it.number, unreachable: Vec::new() };
+                let kind = Some(In::Probed(probed));
+                // A coordinator that is gone is what the next order tells.
+                let _ = words.send(pb::WorkerMessage { kind }).await;
+            }
+            // What needs no answer.
+            Out::Pulse(_) | Out::Settled(_) => {}
+            order => {
+                if pass_on.send(order).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 impl Worker {
     /// Calls and says hello.
     pub(crate) async fn call(address: &Address, hello: pb::Hello) -> Self {
         let (words, queue) = mpsc::channel(64);
         words.send(pb::WorkerMessage { kind: Some(In::Hello(hello)) }).await.unwrap();
         let orders = client(address).await.attend(ReceiverStream::new(queue)).await.unwrap();
-        let assignment = pb::Assignment::default();
-        Self { words, orders: orders.into_inner(), assignment, heart: None }
+        let (pass_on, heard) = mpsc::channel(64);
+        let ear = tokio::spawn(listen(orders.into_inner(), words.clone(), pass_on));
+        let (assignment, ear) = (pb::Assignment::default(), ear.abort_handle());
+        Self { words, orders: heard, assignment, heart: None, ear }
     }
 
     /// Calls and is welcomed; from then on its heart beats.
@@ -194,14 +223,7 @@ impl Worker {
 
     /// The next order; none when the call is over.
     pub(crate) async fn order(&mut self) -> Option<Out> {
-        loop {
-            let next = timeout(SOON, self.orders.message()).await.expect("an order in time");
-            match next.ok().flatten().map(|it| it.kind.expect("a kind")) {
-                // What needs no answer.
-                Some(Out::Pulse(_) | Out::Settled(_)) => {}
-                order => return order,
-            }
-        }
+        timeout(SOON, self.orders.recv()).await.expect("an order in time")
     }
 
     pub(crate) async fn say(&self, kind: In) {

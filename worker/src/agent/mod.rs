@@ -17,8 +17,10 @@
 //! worker in whatever it is doing.
 
 mod absence;
+mod drain;
 mod prepare;
 mod setback;
+mod telling;
 mod training;
 
 use std::sync::Arc;
@@ -35,17 +37,19 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
+use self::drain::Drain;
 use self::prepare::{Job, Prepared};
 use self::setback::Setback;
 use self::training::Ended;
 use crate::model::Device;
-use crate::peer::Vault;
+use crate::peer::{self, Vault};
 use crate::ring::{Ring, RingServer};
-use crate::session::{self, Assignment, Computed, Introduction, Link, News, Order};
-use crate::train::{Cause, Control, Fault, Phase, Report};
+use crate::session::{self, Assignment, Computed, Introduction, Link, News, Order, Probed};
+use crate::train::{Cause, Control, Fault, Mishap, Phase, Report, Reports, Uploader};
 
-/// How long a worker that has ended waits for the coordinator's last word.
-const LAST_WORD: Duration = Duration::from_secs(120);
+/// How long a worker that has ended waits for the coordinator's last word, beyond what the last
+/// checkpoint may take: the coordinator waits for the other workers' parts and the manifest.
+const LAST_WORD: Duration = Duration::from_secs(360);
 /// Reports of the trainer that wait for the agent.
 const QUEUE: usize = 256;
 
@@ -62,12 +66,15 @@ pub struct Settings {
     pub device: Device,
     /// What a test wants to happen; nothing in a worker.
     pub fault: Option<Fault>,
+    /// The same for its uploads.
+    pub mishap: Option<Mishap>,
 }
 
 /// What happens inside the worker.
 enum Event {
     Prepared(Generation, Result<Box<Prepared>, Setback>),
     Ended(Box<Ended>),
+    Probed(Probed),
 }
 
 /// Where the worker is in its generation.
@@ -120,6 +127,8 @@ pub async fn run(
         gives_up: None,
         verdict: None,
         last_word: None,
+        uploader: None,
+        drain: Drain::default(),
         events,
         reports,
     };
@@ -156,15 +165,18 @@ struct Agent {
     verdict: Option<Result<Cause, Failure>>,
     /// When a worker that has ended stops waiting for the coordinator.
     last_word: Option<Instant>,
+    /// Of the generation that this worker left; its upload may be on its way until the next one.
+    uploader: Option<Uploader>,
+    drain: Drain,
     events: mpsc::Sender<Event>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<(Generation, Report)>,
 }
 
 impl Agent {
     async fn live(
         mut self,
         mut inbox: mpsc::Receiver<Event>,
-        mut outbox: mpsc::Receiver<Report>,
+        mut outbox: mpsc::Receiver<(Generation, Report)>,
         shutdown: Shutdown,
     ) -> Result<u8, Failure> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
@@ -176,7 +188,7 @@ impl Agent {
             tokio::select! {
                 // Reports come before orders, so that none is left behind when the last order arrives.
                 biased;
-                Some(report) = outbox.recv() => self.report(report),
+                Some((generation, report)) = outbox.recv() => self.pass_on(generation, report),
                 Some(event) = inbox.recv() => {
                     self.on_event(event);
                     if let Some(end) = self.deserted_end() {
@@ -203,10 +215,12 @@ impl Agent {
                 request = shutdown.requested(), if self.asked_to_leave.is_none() => {
                     let reason = request.reason;
                     info!(reason, "asked to leave: the others go on without this worker");
+                    self.drain.begin(self.job.config.cluster.drain_grace);
                     self.asked_to_leave = Some((reason.clone(), Instant::now()));
                     self.report(Report::Leaving { reason });
                 }
                 _ = shutdown.immediate() => return Ok(exit::INTERRUPTED),
+                () = self.drain.is_over() => return Ok(self.go_now()),
                 _ = heartbeat.tick() => {
                     if let Some(since) = self.link.away_since() {
                         if let Some(end) = self.look_at_absence(since).await {
@@ -218,8 +232,7 @@ impl Agent {
                         warn!("the coordinator did not end this worker in time");
                         return self.verdict.map_or(Ok(exit::FAILURE), |it| it.map(exit_code));
                     }
-                    let (position, phase) = (self.control.position(), self.control.phase());
-                    self.report(Report::Heartbeat { position, phase });
+                    self.report(Report::Heartbeat(self.beat()));
                 }
             }
         }
@@ -243,6 +256,7 @@ impl Agent {
             }
             Order::StopAfterStep { checkpoint, reason } => {
                 info!(reason, checkpoint, "stopping at the next step boundary");
+                self.drain.wait_for_the_end();
                 self.told_to_stop.get_or_insert(reason);
                 self.control.stop_after_step(checkpoint);
             }
@@ -254,6 +268,24 @@ impl Agent {
                     info!(%generation, reason, "regrouping at the next step boundary");
                     self.control.regroup();
                 }
+            }
+            Order::Pause { generation, reason } => {
+                if generation == self.generation {
+                    info!(%generation, reason, "pausing at the next step boundary");
+                    self.control.pause();
+                }
+            }
+            Order::TakeCheckpoint => {
+                info!("taking a checkpoint as soon as all ranks can");
+                self.control.take_checkpoint();
+            }
+            Order::Probe { number, members } => {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let unreachable = peer::unreachable(members).await;
+                    // Nobody listens when the agent has ended meanwhile.
+                    let _ = events.send(Event::Probed(Probed { number, unreachable })).await;
+                });
             }
             Order::Shutdown { .. } => {
                 unreachable!("invariant: handled by the caller")
@@ -275,7 +307,10 @@ impl Agent {
         self.link.begin(generation);
         (self.left, self.is_over, self.starts_afresh) = (false, false, false);
         (self.verdict, self.last_word) = (None, None);
+        // Whatever it has not stored is given up: the generation takes a checkpoint of its own.
+        self.uploader = None;
         if assignment.stop {
+            self.drain.wait_for_the_end();
             self.told_to_stop.get_or_insert_with(|| "the job ends".to_owned());
         }
         self.control.begin_generation();
@@ -334,9 +369,7 @@ impl Agent {
         // Whatever it had come to is to be gone on from.
         (self.verdict, self.last_word) = (None, None);
         self.control.enter(Phase::Idle);
-        let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
-        let report = Report::Left { held, agreed: false, owes_checkpoint, blame, error };
-        self.report(report);
+        self.say_left(false, blame, error);
     }
 
     fn learn(&mut self, drop: ManualDrop) {
@@ -364,6 +397,7 @@ impl Agent {
                     Err(setback) => self.set_back(setback),
                 }
             }
+            Event::Probed(probed) => self.link.report(probed.into()),
             Event::Ended(ended) => self.on_ended(*ended),
         }
     }
@@ -384,7 +418,8 @@ impl Agent {
         info!(generation = %self.generation, "training begins");
         self.stage = Stage::Training(prepared.ring.clone());
         let (events, job) = (self.events.clone(), Arc::clone(&self.job));
-        let (control, reports) = (Arc::clone(&self.control), self.reports.clone());
+        let reports = Reports::new(self.generation, self.reports.clone());
+        let control = Arc::clone(&self.control);
         training::start(job, *prepared, remains, control, reports, move |ended| {
             let _ = events.blocking_send(Event::Ended(Box::new(ended)));
         });
@@ -393,6 +428,7 @@ impl Agent {
     fn on_ended(&mut self, ended: Ended) {
         self.control.enter(Phase::Idle);
         self.stage = Stage::Idle;
+        self.uploader = ended.uploader;
         if self.starts_afresh {
             // What it came to is of no use to anybody.
             return self.begin_anew();
@@ -405,10 +441,7 @@ impl Agent {
             Ok((ending, _)) if ending.cause == Cause::Regroup => {
                 info!(position = %ending.position, "left the generation in agreement");
                 self.left = true;
-                let (held, owes_checkpoint) = (self.vault.reached(), self.vault.owes_checkpoint());
-                let (blame, error) = (None, String::new());
-                let report = Report::Left { held, agreed: true, owes_checkpoint, blame, error };
-                self.report(report);
+                self.say_left(true, None, String::new());
             }
             Ok((ending, state_digest)) => {
                 let (position, cause) = (ending.position, ending.cause);
@@ -454,7 +487,8 @@ impl Agent {
 
     fn conclude(&mut self, verdict: Result<Cause, Failure>) {
         self.verdict = Some(verdict);
-        self.last_word = Some(Instant::now() + LAST_WORD);
+        let last_checkpoint = self.job.config.checkpoint.final_timeout;
+        self.last_word = Some(Instant::now() + last_checkpoint + LAST_WORD);
     }
 
     fn without_coordinator(self, lost: Failure) -> Result<u8, Failure> {

@@ -20,7 +20,7 @@ use crate::peer::{Donor, Vault};
 use crate::ring::{self, Member, Ring, RingError, RingServer};
 use crate::session::{Assignment, Resume};
 use crate::state;
-use crate::train::{Fault, Redo, Remains};
+use crate::train::{Fault, Mishap, Redo, Remains};
 
 /// What stays the same for as long as the worker is in the job.
 pub(super) struct Job {
@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) lanes: u32,
     /// What a test wants to happen; nothing in a worker.
     pub(super) fault: Option<Fault>,
+    /// The same for its uploads.
+    pub(super) mishap: Option<Mishap>,
 }
 
 /// A worker that could begin at once.
@@ -63,7 +65,8 @@ impl Job {
         );
         let source = data::cached(dataset.clone(), &config).await;
         let (device, lanes, fault) = (settings.device, settings.who.lanes, settings.fault.clone());
-        Ok(Self { config, dataset, source, catalogue, device, lanes, fault })
+        let mishap = settings.mishap.clone();
+        Ok(Self { config, dataset, source, catalogue, device, lanes, fault, mishap })
     }
 
     /// The same by another config of the run, as a new coordinator may have one. Where its data are
@@ -112,7 +115,7 @@ impl Job {
             }
             Resume::Keep => {
                 Self::check_held(vault, |held| held == start)?;
-                let ring = self.open_ring(&assignment, server, cluster.ring_timeout).await?;
+                let ring = self.open_ring(&assignment, server, self.at_once()).await?;
                 Ok(Prepared { assignment, ring, redo: None, state_digest: String::new() })
             }
             Resume::Redo(peer) => {
@@ -122,7 +125,7 @@ impl Job {
                 let donor = self.donor(peer);
                 let (redo, ring) = tokio::try_join!(
                     async { Ok(donor.redo(held, &spec, self.config.train.batch).await?) },
-                    self.open_ring(&assignment, server, cluster.ring_timeout),
+                    self.open_ring(&assignment, server, self.at_once()),
                 )?;
                 let redo = Some(redo);
                 Ok(Prepared { assignment, ring, redo, state_digest: String::new() })
@@ -134,7 +137,7 @@ impl Job {
                         let (net, layout) = self.empty().await?;
                         Ok(donor.state(start, net, layout).await?)
                     },
-                    self.open_ring(&assignment, server, cluster.prepare_timeout),
+                    self.open_ring(&assignment, server, self.at_once()),
                 )?;
                 let peer = donor.member.name;
                 info!(peer, %start, state_digest, "took over the state of a peer");
@@ -170,6 +173,13 @@ impl Job {
             Ok((net, layout))
         })
         .await
+    }
+
+    /// For neighbours that open the ring as soon as they have their places, because nobody loads anything
+    /// first: who does not come in that time is not going to.
+    fn at_once(&self) -> Duration {
+        let cluster = &self.config.cluster;
+        cluster.ring_timeout.min((2 * cluster.liveness_timeout).max(Duration::from_secs(5)))
     }
 
     async fn open_ring(

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use convoy_common::checkpoint::StateLayout;
 use convoy_common::dataset::Split;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use super::prepare::{Job, Prepared};
 use crate::data;
 use crate::state;
 use crate::train::{
-    Cause, Control, Ending, PartPlace, Parts, Remains, Report, TrainError, Trainer, Uploader,
+    Cause, Control, Ending, PartPlace, Parts, Remains, Reports, TrainError, Trainer, Uploader,
 };
 
 /// What became of a generation on this worker.
@@ -20,6 +19,8 @@ pub(super) struct Ended {
     pub(super) outcome: Result<(Ending, String), TrainError>,
     /// The state; none where the trainer could not begin, or panicked.
     pub(super) remains: Option<Remains>,
+    /// What may still be on its way to the store; dropping it gives that up.
+    pub(super) uploader: Option<Uploader>,
 }
 
 /// Trains on a thread of its own; `ended` is called there at the end, whatever happens.
@@ -28,7 +29,7 @@ pub(super) fn start(
     prepared: Prepared,
     remains: Remains,
     control: Arc<Control>,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
     ended: impl FnOnce(Ended) + Send + 'static,
 ) {
     let runtime = Handle::current();
@@ -36,7 +37,7 @@ pub(super) fn start(
         let work = std::panic::AssertUnwindSafe(|| {
             train(&job, prepared, remains, control, reports, runtime)
         });
-        let lost = || Ended { outcome: Err(TrainError::Panicked), remains: None };
+        let lost = || Ended { outcome: Err(TrainError::Panicked), remains: None, uploader: None };
         ended(std::panic::catch_unwind(work).unwrap_or_else(|_| lost()));
     });
 }
@@ -46,7 +47,7 @@ fn train(
     prepared: Prepared,
     remains: Remains,
     control: Arc<Control>,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
     runtime: Handle,
 ) -> Ended {
     let Prepared { assignment, ring, redo, .. } = prepared;
@@ -64,7 +65,9 @@ fn train(
         place,
         reports.clone(),
         runtime.clone(),
-    );
+    )
+    .with_patience(job.config.checkpoint.final_timeout)
+    .with_mishap(job.mishap.clone());
     let config = &job.config;
     let settings = data::Settings::of(config, job.lanes);
     let trainer = Trainer::new(Parts {
@@ -90,9 +93,10 @@ fn train(
     match trainer {
         Ok(mut trainer) => {
             let outcome = to_the_end(&mut trainer, &layout);
-            Ended { outcome, remains: Some(trainer.into_remains()) }
+            let (remains, uploader) = trainer.into_remains();
+            Ended { outcome, remains: Some(remains), uploader: Some(uploader) }
         }
-        Err(error) => Ended { outcome: Err(error), remains: None },
+        Err(error) => Ended { outcome: Err(error), remains: None, uploader: None },
     }
 }
 

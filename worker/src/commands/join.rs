@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Where the ring listens, as the other workers reach it; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", env = "CONVOY_RING_BIND")]
     ring_bind: Address,
+    /// Where other workers reach the ring, if that is not where it listens: behind NAT or a proxy.
+    #[arg(long, value_name = "HOST:PORT", env = "CONVOY_RING_ADVERTISE")]
+    advertise: Option<Address>,
     /// Allow a ring beyond loopback although nothing is encrypted or authenticated.
     #[arg(long)]
     insecure: bool,
@@ -77,10 +80,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         let vault = Arc::new(Vault::default());
         let beside = peer::routes(Arc::clone(&vault));
         let (ring_address, ring) = RingServer::bind_beside(&args.ring_bind, beside).await?;
-        info!(ring = %ring_address, device = %device, lanes, "worker started");
+        let advertised = args.advertise.map_or(ring_address.to_string(), |it| it.to_string());
+        info!(ring = %ring_address, advertised, device = %device, lanes, "worker started");
         let who = Introduction {
             name,
-            ring_address: ring_address.to_string(),
+            ring_address: advertised,
             device: device.to_string(),
             lanes,
             cores: std::thread::available_parallelism().map_or(0, |it| it.get() as u32),
@@ -94,6 +98,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
                 who,
                 device,
                 fault: None,
+                mishap: None,
             },
             ring,
             vault,

@@ -12,10 +12,12 @@
 
 mod client;
 mod error;
+mod probe;
 mod service;
 mod vault;
 
 pub use self::client::Donor;
 pub use self::error::PeerError;
+pub use self::probe::unreachable;
 pub use self::service::routes;
 pub use self::vault::Vault;

@@ -76,6 +76,10 @@ impl Peer for Service {
         });
         Ok(Response::new(ReceiverStream::new(pieces)))
     }
+
+    async fn ping(&self, _: Request<pb::PingRequest>) -> Result<Response<pb::PingReply>, Status> {
+        Ok(Response::new(pb::PingReply {}))
+    }
 }
 
 /// The way from a thread that reads tensors to the network.

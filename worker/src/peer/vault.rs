@@ -36,6 +36,11 @@ impl Vault {
         self.lock().as_ref().is_some_and(|it| it.owes_checkpoint)
     }
 
+    /// Whether a snapshot of just the state was taken, and whether what led to it is held.
+    pub(crate) fn kept_and_unit(&self) -> (bool, bool) {
+        self.lock().as_ref().map_or((false, false), |it| (it.kept, it.unit.is_some()))
+    }
+
     /// Looks at the state, if it is the one that is meant.
     pub(crate) fn look<T>(&self, at: Reached, look: impl FnOnce(&Remains) -> T) -> Option<T> {
         self.lock().as_ref().filter(|it| it.reached() == at).map(look)

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::fold::Fold;
-use super::handle::Settings;
+use super::handle::{Settings, Traffic};
 use super::link::Link;
 use super::operation::{Gather, Operation, Reduce, Reply, deliver};
 use super::outbox::Outbox;
@@ -63,11 +63,11 @@ pub(crate) async fn run(
     neighbours: Neighbours,
     link: Option<Link>,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    sent: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
     left: CancellationToken,
 ) {
     let Some(mut link) = link else { return alone::run(&mut commands).await };
-    let mut engine = Engine::new(&settings, neighbours, sent);
+    let mut engine = Engine::new(&settings, neighbours, traffic);
     let turned = tokio::select! {
         biased;
         () = left.cancelled() => Err(RingError::Left),
@@ -141,12 +141,11 @@ struct Engine {
     early: BTreeMap<u64, Vec<Parcel>>,
     early_bytes: usize,
     left_ended: bool,
-    /// Bytes of numbers and blocks that went to the right, or are about to.
-    sent: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
 }
 
 impl Engine {
-    fn new(settings: &Settings, neighbours: Neighbours, sent: Arc<AtomicU64>) -> Self {
+    fn new(settings: &Settings, neighbours: Neighbours, traffic: Arc<Traffic>) -> Self {
         Self {
             generation: settings.generation,
             rank: settings.rank,
@@ -160,7 +159,7 @@ impl Engine {
             early: BTreeMap::new(),
             early_bytes: 0,
             left_ended: false,
-            sent,
+            traffic,
         }
     }
 
@@ -254,6 +253,9 @@ impl Engine {
     }
 
     fn arrive(&mut self, arrival: Arrival) -> Result<(), RingError> {
+        if matches!(arrival, Arrival::Parcel(_)) {
+            self.traffic.chunks_received.fetch_add(1, Ordering::Relaxed);
+        }
         match arrival {
             Arrival::Opened { .. } => Ok(()),
             Arrival::Parcel(parcel) if self.in_flight.contains_key(&parcel.operation) => {
@@ -327,6 +329,9 @@ impl Engine {
             }
             _ => None,
         };
+        if matches!(outgoing, Outgoing::Parcel(_)) {
+            self.traffic.chunks_sent.fetch_add(1, Ordering::Relaxed);
+        }
         room.send(outgoing);
         if let Some(number) = number {
             self.settle(number);
@@ -336,7 +341,7 @@ impl Engine {
     /// Counts what is sent once it is known, so that a result's bytes are counted before the result
     /// is delivered.
     fn count(&self, parcel: &Parcel) {
-        self.sent.fetch_add(parcel.data.len() as u64, Ordering::Relaxed);
+        self.traffic.bytes_sent.fetch_add(parcel.data.len() as u64, Ordering::Relaxed);
     }
 
     /// Delivers the result of an operation that has received all and given all of its own.

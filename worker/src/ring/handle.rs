@@ -50,6 +50,15 @@ pub struct Settings {
     pub connect_timeout: Duration,
 }
 
+/// What has gone over a rank's links.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Of numbers and blocks, or about to go.
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) chunks_sent: AtomicU64,
+    pub(crate) chunks_received: AtomicU64,
+}
+
 /// A handle to one generation's ring; clones share it.
 ///
 /// Operations are numbered in the order of submission, which must be the same on all ranks, as must
@@ -60,7 +69,7 @@ pub struct Ring {
     /// Unbounded, so that submitting never blocks: each entry holds the caller's own data, and the
     /// caller waits for results.
     commands: mpsc::UnboundedSender<Command>,
-    sent: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
     left: CancellationToken,
 }
 
@@ -116,12 +125,13 @@ impl Ring {
     /// Starts the engine on a link; without one the ring is this rank alone.
     pub(crate) fn start(settings: &Settings, link: Option<Link>) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let sent: Arc<AtomicU64> = Arc::default();
+        let traffic: Arc<Traffic> = Arc::default();
         let (settings, neighbours) = (settings.clone(), settings.neighbours());
         let left = CancellationToken::new();
         let token = left.clone();
-        tokio::spawn(engine::run(settings, neighbours, link, received, Arc::clone(&sent), token));
-        Self { commands, sent, left }
+        let gauge = Arc::clone(&traffic);
+        tokio::spawn(engine::run(settings, neighbours, link, received, gauge, token));
+        Self { commands, traffic, left }
     }
 
     /// Leaves the ring at once: whoever waits for it, here or at a neighbour, waits no longer.
@@ -157,7 +167,14 @@ impl Ring {
     /// Bytes of numbers and blocks that this rank has sent, without the frames around them; all of
     /// an operation's are counted when its result is there.
     pub fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.traffic.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that went to the right neighbour, and that came from the left one. What one has sent and the
+    /// other has not got is on its way, or the link between them is stuck.
+    pub fn chunks(&self) -> (u64, u64) {
+        let Traffic { chunks_sent, chunks_received, .. } = &*self.traffic;
+        (chunks_sent.load(Ordering::Relaxed), chunks_received.load(Ordering::Relaxed))
     }
 
     /// Brings every rank's block to every rank, in rank order; sizes may differ and may be 0.

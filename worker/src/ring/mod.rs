@@ -21,6 +21,8 @@ mod fault_tests;
 mod fold;
 mod grpc;
 mod handle;
+#[cfg(test)]
+mod hostile;
 mod link;
 #[cfg(test)]
 mod memory;

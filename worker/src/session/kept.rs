@@ -53,7 +53,12 @@ impl Kept {
             }
             Kind::Leaving(it) => self.leaving = Some(it.clone()),
             // These are said again and again, or with the first word.
-            Kind::Hello(_) | Kind::Numerics(_) | Kind::Heartbeat(_) | Kind::DirectiveKnown(_) => {}
+            Kind::Hello(_)
+            | Kind::Numerics(_)
+            | Kind::Heartbeat(_)
+            | Kind::DirectiveKnown(_)
+            | Kind::PartDelayed(_)
+            | Kind::Probed(_) => {}
         }
     }
 

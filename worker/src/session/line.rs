@@ -1,5 +1,8 @@
 //! One call to one coordinator, from hello to its end.
 
+#[cfg(test)]
+mod hostile;
+
 use std::time::Duration;
 
 use convoy_common::config::RunConfig;
@@ -133,6 +136,16 @@ impl Orders {
                 let generation =
                     it.generation.ok_or_else(|| self.protocol("a regroup of no generation"))?;
                 Ok(Order::Regroup { generation: generation.into(), reason: it.reason })
+            }
+            Wire::Pause(it) => {
+                let generation =
+                    it.generation.ok_or_else(|| self.protocol("a pause of no generation"))?;
+                Ok(Order::Pause { generation: generation.into(), reason: it.reason })
+            }
+            Wire::TakeCheckpoint(pb::TakeCheckpoint {}) => Ok(Order::TakeCheckpoint),
+            Wire::Probe(it) => {
+                let members = it.members.into_iter().map(|it| self.member(it));
+                Ok(Order::Probe { number: it.number, members: members.collect::<Result<_, _>>()? })
             }
             Wire::Pulse(pb::Pulse {}) => Ok(Order::Pulse),
             Wire::Adopted(it) => {

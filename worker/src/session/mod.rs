@@ -81,6 +81,22 @@ pub enum Order {
         /// Of the checkpoint.
         position: Position,
     },
+    /// The same with a snapshot of the state.
+    Pause {
+        /// Which.
+        generation: Generation,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Take a checkpoint, once all ranks know of the wish.
+    TakeCheckpoint,
+    /// Say which of these cannot be reached.
+    Probe {
+        /// Of the question, for the answer.
+        number: u32,
+        /// Who, and where.
+        members: Vec<Member>,
+    },
     /// End now.
     Shutdown {
         /// Why, for the log.
@@ -317,6 +333,22 @@ impl From<Computed> for pb::WorkerMessage {
     fn from(it: Computed) -> Self {
         let numerics = pb::Numerics { fingerprint: it.fingerprint };
         Self { kind: Some(pb::worker_message::Kind::Numerics(numerics)) }
+    }
+}
+
+/// Which peers this worker cannot reach.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// Of the question.
+    pub number: u32,
+    /// Their names.
+    pub unreachable: Vec<String>,
+}
+
+impl From<Probed> for pb::WorkerMessage {
+    fn from(it: Probed) -> Self {
+        let probed = pb::Probed { number: it.number, unreachable: it.unreachable };
+        Self { kind: Some(pb::worker_message::Kind::Probed(probed)) }
     }
 }
 

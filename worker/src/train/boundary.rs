@@ -33,6 +33,10 @@ pub(crate) struct Agreed {
     pub(super) newest_drop: u32,
     /// Some rank was asked to end the generation.
     pub(super) regroup: bool,
+    /// Some rank was asked to end it with a snapshot.
+    pub(super) pause: bool,
+    /// Every rank was asked for a checkpoint.
+    pub(super) keep: bool,
 }
 
 /// What all ranks know alike at the boundary that they are at.
@@ -101,11 +105,13 @@ impl Timetable {
     pub(super) fn due(&self, position: Position, agreed: Agreed) -> Due {
         let every = |period: u32, count: u64| period > 0 && count.is_multiple_of(u64::from(period));
         let epoch_done = position.step == 0;
+        // A pause has its checkpoint, so it waits until every rank can take one.
+        let pauses = agreed.pause && agreed.slots_free;
         let end = if self.is_complete(position) {
             Some(Cause::Completed)
         } else if agreed.stop {
             Some(Cause::Stopped)
-        } else if agreed.regroup {
+        } else if agreed.regroup || pauses {
             Some(Cause::Regroup)
         } else {
             None
@@ -117,6 +123,7 @@ impl Timetable {
         let by_epochs = epoch_done && every(self.checkpoint_epochs, u64::from(position.epoch));
         let checkpoint = match end {
             Some(Cause::Completed) => Snapshot::Final,
+            Some(Cause::Regroup) if pauses => Snapshot::Take,
             // It would hold up those who come and go; the next generation owes it.
             Some(Cause::Regroup) if by_steps || by_epochs => Snapshot::Owed,
             Some(Cause::Regroup) => Snapshot::No,
@@ -140,6 +147,8 @@ mod tests {
         slots_free: true,
         newest_drop: 0,
         regroup: false,
+        pause: false,
+        keep: false,
     };
 
     fn timetable() -> Timetable {
@@ -223,5 +232,17 @@ mod tests {
         assert_eq!(timetable().due(at(3, 0), regroup).end, Some(Cause::Completed));
         let both = Agreed { stop: true, ..regroup };
         assert_eq!(timetable().due(at(0, 3), both).end, Some(Cause::Stopped));
+    }
+
+    #[test]
+    fn a_pause_ends_the_generation_with_a_snapshot_once_every_rank_can_take_one() {
+        let pause = Agreed { pause: true, ..FREE };
+        let due = timetable().due(at(0, 3), pause);
+        assert_eq!((due.checkpoint, due.end), (Snapshot::Take, Some(Cause::Regroup)));
+        let busy = timetable().due(at(0, 3), Agreed { slots_free: false, ..pause });
+        assert_eq!((busy.checkpoint, busy.end), (Snapshot::No, None));
+        let stop = Agreed { stop: true, stop_checkpoint: true, ..pause };
+        assert_eq!(timetable().due(at(0, 3), stop).end, Some(Cause::Stopped));
+        assert_eq!(timetable().due(at(3, 0), pause).end, Some(Cause::Completed));
     }
 }

@@ -5,10 +5,13 @@
 //! so neither ever waits for the other's work.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use convoy_common::ids::Position;
 use convoy_common::schedule::ManualDrop;
+
+use super::times::Arrival;
 
 /// What the worker is doing, as heartbeats tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ const NAMES: [&str; 8] =
     ["idle", "prepare", "data", "compute", "ring", "update", "checkpoint", "evaluate"];
 
 /// The board between the trainer's thread and the rest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Control {
     stop: AtomicBool,
     checkpoint: AtomicBool,
@@ -45,10 +48,40 @@ pub struct Control {
     /// Of the running generation alone.
     left: AtomicBool,
     regroup: AtomicBool,
+    pause: AtomicBool,
+    keep: AtomicBool,
     phase: AtomicU8,
+    /// When the phase was entered, in milliseconds after `made`.
+    entered: AtomicU64,
+    made: Instant,
+    /// When the snapshot was taken whose part is on its way.
+    upload: Mutex<Option<Instant>>,
+    arrival: Mutex<Arrival>,
     position: AtomicU64,
     drops: Mutex<Vec<ManualDrop>>,
     newest_drop: AtomicU32,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            stop: AtomicBool::default(),
+            checkpoint: AtomicBool::default(),
+            abandoned: AtomicBool::default(),
+            left: AtomicBool::default(),
+            regroup: AtomicBool::default(),
+            pause: AtomicBool::default(),
+            keep: AtomicBool::default(),
+            phase: AtomicU8::default(),
+            entered: AtomicU64::default(),
+            made: Instant::now(),
+            upload: Mutex::default(),
+            arrival: Mutex::default(),
+            position: AtomicU64::default(),
+            drops: Mutex::default(),
+            newest_drop: AtomicU32::default(),
+        }
+    }
 }
 
 impl Control {
@@ -62,6 +95,10 @@ impl Control {
     pub fn begin_generation(&self) {
         self.left.store(false, Ordering::Release);
         self.regroup.store(false, Ordering::Release);
+        self.pause.store(false, Ordering::Release);
+        self.keep.store(false, Ordering::Release);
+        *locked(&self.arrival) = Arrival::default();
+        *locked(&self.upload) = None;
     }
 
     /// The generation is over: the trainer is to come back with its state as soon as it can.
@@ -74,10 +111,20 @@ impl Control {
         self.regroup.store(true, Ordering::Release);
     }
 
+    /// The same at a boundary at which all ranks can take a snapshot, and with one.
+    pub fn pause(&self) {
+        self.pause.store(true, Ordering::Release);
+    }
+
+    /// Asks for a checkpoint; all ranks will agree on when.
+    pub fn take_checkpoint(&self) {
+        self.keep.store(true, Ordering::Release);
+    }
+
     /// Takes in an order of the override log; all ranks will agree on where it takes effect.
     /// Orders come in the order of their numbers; one that comes again may have got its position.
     pub fn learn(&self, drop: ManualDrop) {
-        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drops = locked(&self.drops);
         match drops.iter_mut().find(|it| it.number == drop.number) {
             Some(known) => known.at = drop.at.or(known.at),
             None => drops.push(drop),
@@ -96,6 +143,27 @@ impl Control {
         NAMES[usize::from(self.phase.load(Ordering::Relaxed)) % NAMES.len()]
     }
 
+    /// Since it began to do that.
+    pub fn time_in_phase(&self) -> Duration {
+        let entered = Duration::from_millis(self.entered.load(Ordering::Relaxed));
+        self.made.elapsed().saturating_sub(entered)
+    }
+
+    /// Since the snapshot was taken whose part is on its way; none: none is.
+    pub fn time_of_upload(&self) -> Option<Duration> {
+        locked(&self.upload).map(|since| since.elapsed())
+    }
+
+    /// The part is stored, or is not going to be.
+    pub fn upload_ended(&self) {
+        *locked(&self.upload) = None;
+    }
+
+    /// How long this rank took to be ready for the ring, in the steps of the generation.
+    pub fn arrival(&self) -> Arrival {
+        *locked(&self.arrival)
+    }
+
     /// The last committed position.
     pub fn position(&self) -> Position {
         let packed = self.position.load(Ordering::Relaxed);
@@ -103,7 +171,22 @@ impl Control {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        let now = self.made.elapsed().as_millis() as u64;
+        self.entered.store(now, Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn upload_begins(&self) {
+        *locked(&self.upload) = Some(Instant::now());
+    }
+
+    pub(super) fn arrived(&self, step: Arrival) {
+        locked(&self.arrival).add(step);
+    }
+
+    /// What all ranks were asked for is done, or is on its way.
+    pub(super) fn checkpoint_heard(&self) {
+        self.keep.store(false, Ordering::Release);
     }
 
     pub(crate) fn reached(&self, position: Position) {
@@ -118,12 +201,14 @@ impl Control {
             checkpoint: stop && self.checkpoint.load(Ordering::Relaxed),
             newest_drop: self.newest_drop.load(Ordering::Acquire),
             regroup: self.regroup.load(Ordering::Acquire),
+            pause: self.pause.load(Ordering::Acquire),
+            keep: self.keep.load(Ordering::Acquire),
         }
     }
 
     /// All orders so far.
     pub(super) fn drops(&self) -> Vec<ManualDrop> {
-        self.drops.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.drops).clone()
     }
 
     /// Whether there is nothing to wait for any more: the generation is over, or the worker's life.
@@ -143,6 +228,15 @@ pub(super) struct Wishes {
     pub(super) newest_drop: u32,
     /// End the generation at the boundary after this step.
     pub(super) regroup: bool,
+    /// The same with a snapshot, once all ranks can take one.
+    pub(super) pause: bool,
+    /// Take a checkpoint, once all ranks have been asked for it.
+    pub(super) keep: bool,
+}
+
+/// What is in there is plain data, good whoever panicked with it.
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -171,11 +265,15 @@ mod tests {
     fn what_was_wished_of_one_generation_is_not_wished_of_the_next() {
         let control = Control::default();
         control.regroup();
+        control.pause();
+        control.take_checkpoint();
         control.leave_generation();
         assert!(control.wishes().regroup && control.is_abandoned());
+        assert!(control.wishes().pause && control.wishes().keep);
         control.stop_after_step(false);
         control.begin_generation();
         assert!(!control.wishes().regroup && !control.is_abandoned());
+        assert!(!control.wishes().pause && !control.wishes().keep);
         assert!(control.wishes().stop, "that one is for the whole job");
     }
 

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::boundary::{Agreed, Boundary, Snapshot};
 use super::control::Phase;
+use super::fault::Moment;
 use super::redo::Redo;
 use super::remains::{Outputs, Unit};
 use super::report::{Cause, Report};
@@ -45,9 +46,13 @@ impl Trainer {
     pub(super) fn cross(&mut self, at_entry: bool) -> Result<Option<Ending>, TrainError> {
         let Some(Boundary { mut agreed, evaluated, .. }) = self.boundary else { return Ok(None) };
         if at_entry {
-            agreed.regroup = false;
+            (agreed.regroup, agreed.pause, agreed.keep) = (false, false, false);
             agreed.stop |= self.stop;
             agreed.stop_checkpoint |= self.stop;
+        }
+        if agreed.keep {
+            self.owed = true;
+            self.control.checkpoint_heard();
         }
         self.drop_by_hand(agreed);
         let mut due = self.timetable.due(self.position, agreed);
@@ -174,11 +179,14 @@ impl Trainer {
             Snapshot::Take => self.control.enter(Phase::Checkpoint),
             Snapshot::Final => {
                 self.control.enter(Phase::Checkpoint);
-                self.uploader.wait_until_free(&self.control)?;
+                self.uploader.make_room(&self.control)?;
             }
         }
+        // Before it can end.
+        self.control.upload_begins();
         self.uploader.take(&self.net, self.shared())?;
+        self.kept = Some(self.position);
         (self.due, self.owed) = (false, false);
-        Ok(())
+        self.meet(Moment::Snapshot)
     }
 }

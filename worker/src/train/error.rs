@@ -40,12 +40,6 @@ pub enum TrainError {
         /// How long the trainer waited.
         after: Duration,
     },
-    /// The last checkpoint cannot be taken because the one before is not stored.
-    #[error("the upload of the checkpoint before did not end within {}", humantime::format_duration(*.after))]
-    UploadStuck {
-        /// How long the trainer waited.
-        after: Duration,
-    },
     /// The trainer panicked, which is a defect.
     #[error("the trainer panicked; the message is in this worker's log")]
     Panicked,
@@ -85,7 +79,6 @@ impl Explain for TrainError {
             Self::Ring(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Model(error) => error.hint(),
-            Self::UploadStuck { .. } => Some("check the object store of run.url".to_owned()),
             _ => None,
         }
     }

@@ -37,7 +37,8 @@ impl Trainer {
         let mine = count(&self.lanes, pipeline, share.len(), |_| self.check_abandoned())?;
         self.meet(Moment::Evaluate)?;
         self.control.enter(Phase::Ring);
-        let blocks = self.ring.all_gather(encode(&mine)).wait()?;
+        let (blocks, gathered_at) = self.ring.all_gather(encode(&mine)).wait_timed()?;
+        self.parted = Some(gathered_at);
         let total = fold(&decode(&blocks)?);
         self.meet(Moment::Evaluated)?;
         Ok(total)

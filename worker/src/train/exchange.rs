@@ -19,6 +19,8 @@ const STOP: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const SLOT_FREE: u8 = 4;
 const REGROUP: u8 = 8;
+const PAUSE: u8 = 16;
+const KEEP: u8 = 32;
 
 /// What a microbatch adds to the step's log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,6 +31,8 @@ pub(super) struct Statistics {
     pub(super) correct: u32,
     /// Samples.
     pub(super) samples: u32,
+    /// Sum of the images' marks, see [`convoy_common::sampling::mark`].
+    pub(super) images: u64,
 }
 
 /// All ranks' blocks, put together.
@@ -66,13 +70,15 @@ pub(super) fn encode(
     factors: &[Factors],
 ) -> Bytes {
     let floats: usize = factors.iter().map(|it| it.activations.len() + it.deltas.len()).sum();
-    let mut block = BytesMut::with_capacity(9 + 16 * statistics.len() + 4 * floats);
+    let mut block = BytesMut::with_capacity(9 + 24 * statistics.len() + 4 * floats);
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     block.put_u8(
         flag(wishes.stop, STOP)
             | flag(wishes.checkpoint, CHECKPOINT)
             | flag(slot_free, SLOT_FREE)
-            | flag(wishes.regroup, REGROUP),
+            | flag(wishes.regroup, REGROUP)
+            | flag(wishes.pause, PAUSE)
+            | flag(wishes.keep, KEEP),
     );
     block.put_u32_le(wishes.newest_drop);
     block.put_u32_le(statistics.len() as u32);
@@ -80,6 +86,7 @@ pub(super) fn encode(
         block.put_f64_le(it.loss);
         block.put_u32_le(it.correct);
         block.put_u32_le(it.samples);
+        block.put_u64_le(it.images);
     }
     for it in factors {
         for value in it.activations.iter().chain(&it.deltas) {
@@ -91,7 +98,8 @@ pub(super) fn encode(
 
 /// Puts all ranks' blocks together; sums run in microbatch order, whoever sent them.
 pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, BlockError> {
-    let mut agreed = Agreed { slots_free: true, newest_drop: u32::MAX, ..Agreed::default() };
+    let mut agreed =
+        Agreed { slots_free: true, keep: true, newest_drop: u32::MAX, ..Agreed::default() };
     let mut total = Statistics::default();
     let mut factors: Vec<Factors> = layers.iter().map(|_| Factors::default()).collect();
     for (rank, block) in blocks.iter().enumerate() {
@@ -101,6 +109,9 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
         agreed.stop_checkpoint |= flags & CHECKPOINT != 0;
         agreed.slots_free &= flags & SLOT_FREE != 0;
         agreed.regroup |= flags & REGROUP != 0;
+        agreed.pause |= flags & PAUSE != 0;
+        // By all, so that all know alike when the wish is heard.
+        agreed.keep &= flags & KEEP != 0;
         let newest_drop = u32::from_le_bytes(reader.array("the newest order")?);
         agreed.newest_drop = agreed.newest_drop.min(newest_drop);
         let microbatches = u32::from_le_bytes(reader.array("a count of microbatches")?);
@@ -111,6 +122,8 @@ pub(super) fn decode(blocks: &[Bytes], layers: &[Widths]) -> Result<Gathered, Bl
             total.correct = total.correct.wrapping_add(u32::from_le_bytes(reader.array(what)?));
             let samples = u32::from_le_bytes(reader.array(what)?);
             total.samples = total.samples.wrapping_add(samples);
+            let images = u64::from_le_bytes(reader.array(what)?);
+            total.images = total.images.wrapping_add(images);
             rows = rows.saturating_add(samples as usize);
         }
         for (gathered, widths) in factors.iter_mut().zip(layers) {
@@ -175,18 +188,22 @@ mod tests {
     }
 
     fn block(samples: u32, start: f32, wishes: Wishes, slot_free: bool) -> Bytes {
-        let statistics = [Statistics { loss: f64::from(start), correct: 1, samples }];
+        let images = u64::MAX - u64::from(samples);
+        let statistics = [Statistics { loss: f64::from(start), correct: 1, samples, images }];
         let factors: Vec<_> = LAYERS.iter().map(|w| factors(samples as usize, *w, start)).collect();
         encode(wishes, slot_free, &statistics, &factors)
     }
 
     #[test]
     fn blocks_of_unequal_ranks_become_the_rows_of_the_global_batch() {
-        let stop = Wishes { stop: true, newest_drop: 3, regroup: true, ..Wishes::default() };
+        let stop =
+            Wishes { stop: true, newest_drop: 3, regroup: true, keep: true, ..Wishes::default() };
         let knows_more = Wishes { newest_drop: 4, ..Wishes::default() };
         let blocks = [block(2, 10.0, knows_more, true), block(1, 20.0, stop, false)];
         let gathered = decode(&blocks, &LAYERS).unwrap();
-        assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3 });
+        // The marks wrap round: all but 2 and all but 1 are all but 4.
+        let images = u64::MAX - 4;
+        assert_eq!(gathered.total, Statistics { loss: 30.0, correct: 2, samples: 3, images });
         assert_eq!(
             gathered.agreed,
             Agreed { stop: true, newest_drop: 3, regroup: true, ..Agreed::default() }

@@ -27,7 +27,17 @@ pub enum Moment {
     Evaluate,
     /// The counts of all ranks are here; the schedule has not seen them.
     Evaluated,
+    /// The state is copied for a checkpoint; nothing of it is on its way yet.
+    Snapshot,
+    /// This rank's part of a checkpoint is ready to be uploaded.
+    Upload,
+    /// The part is in the store; the coordinator does not know it.
+    Uploaded,
 }
+
+/// What happens at a moment of an upload, which has no net at hand: told the position of the
+/// checkpoint, on the runtime that uploads.
+pub type Mishap = Arc<dyn Fn(Moment, Position) + Send + Sync>;
 
 /// What happens at a moment: told the position that the trainer is at (after the step, once it is
 /// committed) and given the net. An error ends the trainer there and then.

@@ -13,6 +13,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use convoy_common::sampling;
+
 use super::TrainError;
 use super::control::Control;
 use super::exchange::Statistics;
@@ -220,6 +222,9 @@ fn train(
         loss: head.loss_sum,
         correct: head.correct as u32,
         samples: microbatch.labels.len() as u32,
+        images: samples
+            .iter()
+            .fold(0, |sum, it| sum.wrapping_add(sampling::mark(place.epoch, place.step, *it))),
     };
     let dense = plan.take_dense(&mut head.factors);
     let head = HeadResult { statistics, factors: head.factors };

@@ -17,6 +17,8 @@ pub(crate) mod evaluation;
 mod exchange;
 mod fault;
 pub(crate) mod head_plan;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod lanes;
 pub(crate) mod redo;
 pub(crate) mod rehearsal;
@@ -26,14 +28,15 @@ mod snapshot;
 pub(crate) mod step;
 mod times;
 mod trainer;
+mod upload;
 
 pub use control::{Control, Phase};
 pub use error::TrainError;
 pub use exchange::BlockError;
-pub use fault::{Fault, Moment};
+pub use fault::{Fault, Mishap, Moment};
 pub use redo::Redo;
 pub use remains::Remains;
-pub use report::{Cause, EvaluationReport, Report, StepReport};
+pub use report::{Cause, EvaluationReport, Heartbeat, Report, Reports, StepReport};
 pub use snapshot::{Place as PartPlace, Uploader};
-pub use times::StepTimes;
+pub use times::{Arrival, StepTimes};
 pub use trainer::{Ending, Parts, Trainer};

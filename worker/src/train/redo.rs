@@ -3,11 +3,14 @@
 //! What a step takes from the ring is the same on every rank, so a rank whose ring broke before it
 //! had all of it can take it from one that had. It then goes the same way as if it had come from the
 //! ring. It comes from a peer, so every length is checked against the net's own before anything is
-//! allocated.
+//! allocated, and every piece against its hash before it is used.
 
 use bytes::BytesMut;
+use convoy_common::checkpoint::slice_hash;
 use convoy_common::ids::{Position, Reached};
 use convoy_common::pb;
+use pb::redo_piece::Kind;
+use prost::Message as _;
 
 use super::boundary::{Agreed, Boundary};
 use super::exchange::Statistics;
@@ -39,7 +42,7 @@ impl Redo {
 pub(crate) fn pieces(unit: &Unit) -> impl Iterator<Item = pb::RedoPiece> {
     let (head, numbers) = match &unit.outputs {
         Outputs::Evaluation(it) => (
-            pb::redo_piece::Kind::Evaluation(pb::RedoEvaluation {
+            Kind::Evaluation(pb::RedoEvaluation {
                 samples: it.samples,
                 top1: it.top1,
                 top5: it.top5,
@@ -47,14 +50,37 @@ pub(crate) fn pieces(unit: &Unit) -> impl Iterator<Item = pb::RedoPiece> {
             }),
             Vec::new(),
         ),
-        Outputs::Step(it) => (pb::redo_piece::Kind::Step(step_head(it)), numbers(&it.reduced)),
+        Outputs::Step(it) => (Kind::Step(step_head(it)), numbers(&it.reduced)),
     };
     let data = numbers.into_iter().flat_map(|all| all.chunks(PIECE)).map(|piece| {
         let mut bytes = BytesMut::with_capacity(4 * piece.len());
         piece.iter().for_each(|it| bytes.extend_from_slice(&it.to_le_bytes()));
-        pb::redo_piece::Kind::Data(bytes.freeze())
+        Kind::Data(bytes.freeze())
     });
-    std::iter::once(head).chain(data).map(|kind| pb::RedoPiece { kind: Some(kind) })
+    std::iter::once(head).chain(data).map(sealed)
+}
+
+/// A piece with its hash.
+pub(super) fn sealed(kind: Kind) -> pb::RedoPiece {
+    let hash = hash_of(&kind);
+    pb::RedoPiece { kind: Some(kind), hash }
+}
+
+fn hash_of(kind: &Kind) -> String {
+    match kind {
+        Kind::Data(bytes) => slice_hash(bytes),
+        Kind::Step(it) => slice_hash(&it.encode_to_vec()),
+        Kind::Evaluation(it) => slice_hash(&it.encode_to_vec()),
+    }
+}
+
+/// What is in the piece, if it is what was sent.
+fn open(piece: pb::RedoPiece) -> Result<Kind, String> {
+    match piece.kind {
+        Some(kind) if hash_of(&kind) == piece.hash => Ok(kind),
+        Some(_) => Err("a piece arrived altered".to_owned()),
+        None => Err("a piece of no kind".to_owned()),
+    }
 }
 
 fn step_head(it: &StepOutputs) -> pb::RedoStep {
@@ -73,6 +99,7 @@ fn step_head(it: &StepOutputs) -> pb::RedoStep {
         loss: it.total.loss,
         correct: it.total.correct,
         samples: it.total.samples,
+        images: it.total.images,
         agreed: Some(it.agreed.into()),
         trunk: it.reduced.trunk.len() as u64,
         layers: it.reduced.head.iter().map(layer).collect(),
@@ -115,8 +142,8 @@ impl Collector {
         spec: &Spec,
         batch: u32,
     ) -> Result<Self, String> {
-        match first.kind {
-            Some(pb::redo_piece::Kind::Evaluation(it)) => {
+        match open(first)? {
+            Kind::Evaluation(it) => {
                 let head = Head::Evaluation(Evaluation {
                     samples: it.samples,
                     top1: it.top1,
@@ -125,21 +152,22 @@ impl Collector {
                 });
                 Ok(Self { from, head, wanted: Vec::new(), filled: Vec::new() })
             }
-            Some(pb::redo_piece::Kind::Step(it)) => {
+            Kind::Step(it) => {
                 let wanted = lengths(&it, spec, batch)?;
                 let agreed = it.agreed.ok_or("a step without its control word")?.into();
-                let total = Statistics { loss: it.loss, correct: it.correct, samples: it.samples };
+                let (loss, correct, samples, images) = (it.loss, it.correct, it.samples, it.images);
+                let total = Statistics { loss, correct, samples, images };
                 let head = Head::Step { total, agreed, layers: it.layers };
                 let filled = wanted.iter().map(|len| Vec::with_capacity(*len)).collect();
                 Ok(Self { from, head, wanted, filled })
             }
-            _ => Err("numbers before what they are".to_owned()),
+            Kind::Data(_) => Err("numbers before what they are".to_owned()),
         }
     }
 
     /// Takes the next piece.
     pub(crate) fn add(&mut self, piece: pb::RedoPiece) -> Result<(), String> {
-        let Some(pb::redo_piece::Kind::Data(bytes)) = piece.kind else {
+        let Kind::Data(bytes) = open(piece)? else {
             return Err("a second beginning".to_owned());
         };
         let (mut values, rest) = bytes.as_chunks::<4>();
@@ -219,6 +247,8 @@ impl From<Agreed> for pb::Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }
@@ -231,6 +261,8 @@ impl From<pb::Agreed> for Agreed {
             slots_free: it.slots_free,
             newest_drop: it.newest_drop,
             regroup: it.regroup,
+            pause: it.pause,
+            keep: it.keep,
         }
     }
 }
@@ -272,7 +304,7 @@ mod tests {
         };
         let dense = numbers((linears[1].inputs + 1) * linears[1].outputs);
         let agreed = Agreed { slots_free: true, newest_drop: 3, ..Agreed::default() };
-        let total = Statistics { loss: 1.5, correct: 1, samples: 2 };
+        let total = Statistics { loss: 1.5, correct: 1, samples: 2, images: u64::MAX };
         let head = [factors(0), HeadGradient::Dense(dense), factors(2)];
         let reduced = Reduced { trunk: numbers(spec.trunk_len()), head };
         let outputs = Outputs::Step(StepOutputs { total, agreed, reduced });
@@ -323,8 +355,38 @@ mod tests {
         assert!(cut.finish().is_err(), "a piece is missing");
         let mut long = new();
         all[1..].iter().for_each(|piece| long.add(piece.clone()).unwrap());
-        let one = pb::redo_piece::Kind::Data(Bytes::from_static(&[0; 4]));
-        assert!(long.add(pb::RedoPiece { kind: Some(one) }).is_err());
+        let kind = Kind::Data(Bytes::from_static(&[0; 4]));
+        let refused = long.add(sealed(kind)).unwrap_err();
+        assert_eq!(refused, "more numbers than announced");
         assert!(new().add(all[0].clone()).is_err());
+    }
+
+    #[test]
+    fn one_bit_that_flips_on_the_way_is_noticed_wherever_it_is() {
+        let spec = spec();
+        let unit = step(&spec);
+        let good: Vec<_> = pieces(&unit).collect();
+        let flipped = |number: usize, flip: fn(&mut Kind)| {
+            let mut all = good.clone();
+            all[number].kind.as_mut().map(flip);
+            let mut all = all.into_iter();
+            let mut collector = Collector::new(unit.from, all.next().unwrap(), &spec, 8)?;
+            all.try_for_each(|piece| collector.add(piece))
+        };
+        let in_numbers = |kind: &mut Kind| {
+            let Kind::Data(bytes) = kind else { panic!("no numbers") };
+            let mut altered = bytes.to_vec();
+            altered[5] ^= 1;
+            *bytes = altered.into();
+        };
+        let in_head = |kind: &mut Kind| {
+            let Kind::Step(it) = kind else { panic!("no step") };
+            it.loss = f64::from_bits(it.loss.to_bits() ^ 1);
+        };
+        assert_eq!(flipped(0, |_| ()), Ok(()));
+        assert_eq!(flipped(0, in_head), Err("a piece arrived altered".to_owned()));
+        for number in [1, good.len() - 1] {
+            assert_eq!(flipped(number, in_numbers), Err("a piece arrived altered".to_owned()));
+        }
     }
 }

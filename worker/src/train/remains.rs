@@ -27,6 +27,8 @@ pub struct Remains {
     pub(crate) unit: Option<Arc<Unit>>,
     /// A checkpoint fell due here or before and was not taken.
     pub owes_checkpoint: bool,
+    /// A snapshot of it was taken.
+    pub kept: bool,
 }
 
 /// What one step or evaluation took from the ring. It is the same on every rank.
@@ -56,7 +58,7 @@ pub(crate) struct StepOutputs {
 impl Remains {
     /// A state that was made or loaded, and not trained since.
     pub fn fresh(net: Net, shared: SharedState) -> Self {
-        Self { net, shared, boundary: None, unit: None, owes_checkpoint: false }
+        Self { net, shared, boundary: None, unit: None, owes_checkpoint: false, kept: false }
     }
 
     /// How far it has come.

@@ -7,19 +7,15 @@ use convoy_common::checkpoint::{PartEntry, SharedState};
 use convoy_common::ids::{Generation, Position, Reached};
 use convoy_common::pb;
 use pb::worker_message::Kind;
+use tokio::sync::mpsc;
 
-use super::times::StepTimes;
+use super::times::{Arrival, StepTimes};
 
 /// A fact about one generation.
 #[derive(Clone, Debug)]
 pub enum Report {
     /// Still there.
-    Heartbeat {
-        /// Where the trainer is.
-        position: Position,
-        /// What it is doing.
-        phase: &'static str,
-    },
+    Heartbeat(Heartbeat),
     /// The state is loaded and the ring is open.
     Ready {
         /// Digest of weights and momentum.
@@ -54,6 +50,15 @@ pub enum Report {
         /// Digest of the whole state on this worker.
         state_digest: String,
     },
+    /// A try to store this rank's part failed; more will follow.
+    PartDelayed {
+        /// The checkpoint's position.
+        position: Position,
+        /// Why, with its causes.
+        error: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
     /// This rank's part of a checkpoint did not reach the store.
     PartFailed {
         /// The checkpoint's position.
@@ -71,6 +76,10 @@ pub enum Report {
         agreed: bool,
         /// A checkpoint was due and is not taken.
         owes_checkpoint: bool,
+        /// A snapshot of just this state was taken.
+        kept: bool,
+        /// What led to this state can be given to others.
+        has_unit: bool,
         /// The peer whose fault it seems.
         blame: Option<String>,
         /// What happened.
@@ -101,6 +110,71 @@ pub enum Report {
         /// Digest of weights and momentum.
         state_digest: String,
     },
+}
+
+/// Where a worker is, and what it waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat {
+    /// Where the trainer is.
+    pub position: Position,
+    /// What it is doing.
+    pub phase: &'static str,
+    /// For how long.
+    pub in_phase: Duration,
+    /// Since the snapshot whose part is on its way to the store.
+    pub upload: Option<Duration>,
+    /// How long it took to be ready for the ring.
+    pub arrival: Arrival,
+    /// Chunks on the ring, to the right and from the left.
+    pub chunks: (u64, u64),
+}
+
+impl Heartbeat {
+    fn of(self, generation: Option<pb::GenerationId>) -> pb::Heartbeat {
+        let Arrival { steps, microbatches, between, data, compute } = self.arrival;
+        pb::Heartbeat {
+            generation,
+            position: Some(self.position.into()),
+            phase: self.phase.to_owned(),
+            seconds_in_phase: self.in_phase.as_secs_f64(),
+            // One that has just begun is one all the same.
+            seconds_of_upload: self.upload.map_or(0.0, |it| it.as_secs_f64().max(1e-3)),
+            arrival: Some(pb::Arrival {
+                steps,
+                microbatches,
+                between: between.as_secs_f64(),
+                data: data.as_secs_f64(),
+                compute: compute.as_secs_f64(),
+            }),
+            chunks_sent: self.chunks.0,
+            chunks_received: self.chunks.1,
+        }
+    }
+}
+
+/// The way of one generation's reports to the agent. What comes late is still told of the generation
+/// that it is about.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    generation: Generation,
+    to: mpsc::Sender<(Generation, Report)>,
+}
+
+impl Reports {
+    /// For reports about `generation`.
+    pub fn new(generation: Generation, to: mpsc::Sender<(Generation, Report)>) -> Self {
+        Self { generation, to }
+    }
+
+    /// False if the agent is gone.
+    pub(super) async fn send(&self, report: Report) -> bool {
+        self.to.send((self.generation, report)).await.is_ok()
+    }
+
+    /// The same from a thread outside the runtime.
+    pub(super) fn send_blocking(&self, report: Report) -> bool {
+        self.to.blocking_send((self.generation, report)).is_ok()
+    }
 }
 
 /// Why a generation ended in agreement.
@@ -163,11 +237,7 @@ impl Report {
     pub fn of(self, generation: Generation) -> pb::WorkerMessage {
         let generation = Some(generation.into());
         let kind = match self {
-            Self::Heartbeat { position, phase } => Kind::Heartbeat(pb::Heartbeat {
-                generation,
-                position: Some(position.into()),
-                phase: phase.to_owned(),
-            }),
+            Self::Heartbeat(it) => Kind::Heartbeat(it.of(generation)),
             Self::Ready { state_digest } => Kind::Ready(pb::Ready { generation, state_digest }),
             Self::Step(it) => Kind::Step(pb::StepReport {
                 generation,
@@ -214,6 +284,12 @@ impl Report {
                     state_digest,
                 })
             }
+            Self::PartDelayed { position, error, hint } => Kind::PartDelayed(pb::PartDelayed {
+                generation,
+                position: Some(position.into()),
+                error,
+                hint: hint.unwrap_or_default(),
+            }),
             Self::PartFailed { position, error, state_digest } => {
                 Kind::PartFailed(pb::PartFailed {
                     generation,
@@ -222,14 +298,18 @@ impl Report {
                     state_digest,
                 })
             }
-            Self::Left { held, agreed, owes_checkpoint, blame, error } => Kind::Left(pb::Left {
-                generation,
-                held: held.map(pb::Reached::from),
-                agreed,
-                owes_checkpoint,
-                blame: blame.unwrap_or_default(),
-                error,
-            }),
+            Self::Left { held, agreed, owes_checkpoint, kept, has_unit, blame, error } => {
+                Kind::Left(pb::Left {
+                    generation,
+                    held: held.map(pb::Reached::from),
+                    agreed,
+                    owes_checkpoint,
+                    blame: blame.unwrap_or_default(),
+                    error,
+                    kept,
+                    has_unit,
+                })
+            }
             Self::Leaving { reason } => Kind::Leaving(pb::Leaving { reason }),
             Self::Failed { position, error, exit_code } => {
                 Kind::GenerationFailed(pb::GenerationFailed {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use convoy_common::config::{Numerics, Reduction};
 use convoy_common::ids::Position;
@@ -16,7 +16,7 @@ use super::boundary::Agreed;
 use super::exchange::{self, Statistics};
 use super::fault::Moment;
 use super::remains::{Outputs, StepOutputs, Unit};
-use super::times::Stopwatch;
+use super::times::{Arrival, Stopwatch};
 use super::trainer::Trainer;
 use super::{Phase, StepTimes, TrainError};
 use crate::model::{Hyper, Place};
@@ -77,13 +77,21 @@ impl Trainer {
         let gradients = self.lanes.gradients(share.len(), gradients)?;
         let reduce = sum(&self.ring, &self.config.numerics, gradients);
         times.compute = watch.lap();
+        self.control.arrived(Arrival {
+            steps: 1,
+            microbatches: share.len() as u64,
+            between: self.parted.map_or(Duration::ZERO, |it| watch.started() - it),
+            data: times.data_wait,
+            compute: times.compute,
+        });
 
         self.control.enter(Phase::Ring);
         self.meet(Moment::Ring)?;
         let (blocks, gathered_at) = gather.wait_timed()?;
         times.hidden = watch.last().min(gathered_at).saturating_duration_since(submitted);
         let gathered = exchange::decode(&blocks, &self.plan.gathered())?;
-        let summed = reduce.wait()?;
+        let (summed, summed_at) = reduce.wait_timed()?;
+        self.parted = Some(summed_at.max(gathered_at));
         times.all_reduce = watch.lap();
         let bytes_sent = self.ring.bytes_sent() - sent_before;
 

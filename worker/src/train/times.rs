@@ -20,6 +20,33 @@ pub struct StepTimes {
     pub hidden: Duration,
 }
 
+/// How long a rank took to be ready for the ring: from the end of the last collective, which all ranks see
+/// together, to its own part of the next. All ranks' steps take equally long, because all wait for the
+/// slowest; these times tell who that is. Sums over steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// How many.
+    pub steps: u64,
+    /// Microbatches computed in them.
+    pub microbatches: u64,
+    /// Before the step: committing the last one, keeping a checkpoint.
+    pub between: Duration,
+    /// Waiting for decoded images.
+    pub data: Duration,
+    /// Forward and backward.
+    pub compute: Duration,
+}
+
+impl Arrival {
+    pub(super) fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.microbatches += other.microbatches;
+        self.between += other.between;
+        self.data += other.data;
+        self.compute += other.compute;
+    }
+}
+
 /// Measures the split: each lap ends one part.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
@@ -37,6 +64,11 @@ impl Stopwatch {
     pub(super) fn lap(&mut self) -> Duration {
         let now = Instant::now();
         now - std::mem::replace(&mut self.lap, now)
+    }
+
+    /// When it was started.
+    pub(super) fn started(&self) -> Instant {
+        self.start
     }
 
     /// When the last lap ended.

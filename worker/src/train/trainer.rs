@@ -1,6 +1,7 @@
 //! The loop of steps and boundaries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use convoy_common::cache::Filled;
 use convoy_common::checkpoint::{Evaluations, SharedState};
@@ -9,18 +10,18 @@ use convoy_common::ids::{Position, Rank, Reached};
 use convoy_common::sampling::{EvaluationGrid, Sampler};
 use convoy_common::schedule::{LearningRate, ScheduleState};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::TrainError;
 use super::boundary::{Boundary, Timetable};
-use super::control::Control;
+use super::control::{Control, Phase};
+use super::exchange::Statistics;
 use super::fault::{Fault, Moment};
 use super::head_plan::HeadPlan;
 use super::lanes::Lanes;
 use super::redo::Redo;
 use super::remains::{Remains, Unit};
-use super::report::{Cause, Report, StepReport};
+use super::report::{Cause, Report, Reports, StepReport};
 use super::snapshot::Uploader;
 use super::step::{Committed, Stepped};
 use crate::data::{self, Pipeline, Purpose, Request, Source};
@@ -62,7 +63,7 @@ pub struct Parts {
     /// Where the store is read.
     pub runtime: Handle,
     /// To the coordinator.
-    pub reports: mpsc::Sender<Report>,
+    pub reports: Reports,
     /// What a test wants to happen; nothing in a worker.
     pub fault: Option<Fault>,
 }
@@ -112,7 +113,11 @@ pub struct Trainer {
     samples_seen: u64,
     last_loss: Option<f64>,
     pub(super) evaluations: Evaluations,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
+    /// When the last collective ended, as all ranks see it.
+    pub(super) parted: Option<Instant>,
+    /// Where a snapshot was taken last in this generation.
+    pub(super) kept: Option<Position>,
     fault: Option<Fault>,
 }
 
@@ -157,6 +162,8 @@ impl Trainer {
             runtime: parts.runtime,
             uploader: parts.uploader,
             reports: parts.reports,
+            parted: None,
+            kept: None,
             fault: parts.fault,
             redo: parts.redo,
             owed: parts.owes_checkpoint,
@@ -208,6 +215,10 @@ impl Trainer {
         let agreed = committed.agreed;
         self.boundary = Some(Boundary { agreed, evaluated: false, best: false });
         self.control.reached(self.position);
+        let Position { epoch, step } = self.position;
+        let Statistics { samples, images, .. } = committed.total;
+        // Of every rank and not only of the one that reports: what a drill goes by.
+        debug!(epoch, step, samples, images, "step committed");
         self.meet(Moment::Committed)?;
         self.tell_step(lr, committed);
         Ok(())
@@ -218,9 +229,11 @@ impl Trainer {
         self.position
     }
 
-    /// Waits until this rank's part of the last checkpoint is stored or has failed.
-    pub fn finish_uploads(&self) -> Result<(), TrainError> {
-        self.uploader.wait_until_free(&self.control)
+    /// Waits until this rank's part of the last checkpoint is stored or has been tried for long
+    /// enough.
+    pub fn finish_uploads(&mut self) -> Result<(), TrainError> {
+        self.control.enter(Phase::Checkpoint);
+        self.uploader.finish(&self.control)
     }
 
     /// Leaves the ring in order, once the right neighbour has everything that it needs.
@@ -231,12 +244,15 @@ impl Trainer {
         }
     }
 
-    /// What is left of it once the generation is over: the state. Lanes finish the microbatch that
-    /// they hold, and an upload on its way is given up.
-    pub fn into_remains(self) -> Remains {
+    /// What is left of it once the generation is over: the state, and the upload that is on its way.
+    /// Lanes finish the microbatch that they hold.
+    pub fn into_remains(self) -> (Remains, Uploader) {
         let shared = self.shared();
-        let Self { net, boundary, unit, due, owed, .. } = self;
-        Remains { net, shared, boundary, unit, owes_checkpoint: due || owed }
+        let kept = self.kept == Some(shared.position);
+        // What is given up on its way nobody else may know of.
+        let owes_checkpoint = self.due || self.owed || !kept && !self.uploader.is_free();
+        let Self { net, boundary, unit, uploader, .. } = self;
+        (Remains { net, shared, boundary, unit, owes_checkpoint, kept }, uploader)
     }
 
     /// How far the state has come.
@@ -301,7 +317,7 @@ impl Trainer {
     }
 
     pub(super) fn tell(&self, report: Report) {
-        if self.reports.blocking_send(report).is_err() {
+        if !self.reports.send_blocking(report) {
             warn!("a report was dropped because this worker is ending");
         }
     }

@@ -86,7 +86,8 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    fn variables(&self) -> Vec<(&str, &str)> {
+    /// What gives processes access to the place.
+    pub(crate) fn variables(&self) -> Vec<(&str, &str)> {
         self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 

@@ -16,8 +16,8 @@ use convoy_worker::model::{Device, Net, Spec};
 use convoy_worker::ring::{self, Member, Ring, RingServer};
 use convoy_worker::state;
 use convoy_worker::train::{
-    Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Remains, Report, StepReport,
-    TrainError, Trainer, Uploader,
+    Control, Ending, EvaluationReport, Fault, PartPlace, Parts, Remains, Report, Reports,
+    StepReport, TrainError, Trainer, Uploader,
 };
 use convoy_worker::trained::start;
 use tempfile::TempDir;
@@ -226,7 +226,9 @@ impl Cluster {
                 manifest.shared.clone()
             }
         };
-        let (reports, mut inbox) = mpsc::channel(10_000);
+        let (to, mut inbox) = mpsc::channel(10_000);
+        let generation = Generation { term: Term(1), counter: self.generations };
+        let reports = Reports::new(generation, to);
         let place = PartPlace { lineage: Lineage(1), term: Term(1), rank: Rank(rank), world };
         let handle = self.runtime.handle().clone();
         let uploader =
@@ -268,7 +270,7 @@ impl Cluster {
             said: Vec::new(),
         };
         drop(trainer);
-        while let Some(report) = inbox.blocking_recv() {
+        while let Some((_, report)) = inbox.blocking_recv() {
             match report {
                 Report::Step(it) => lived.steps.push(it),
                 Report::DropApplied { number, position } => lived.drops.push((number, position)),

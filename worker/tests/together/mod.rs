@@ -1,7 +1,14 @@
 //! A whole job in one process: the real engine, service and ledger, and real workers, each with a
 //! runtime of its own, so that one can die alone as a process does.
 
+#![expect(dead_code, reason = "each test file uses its own share")]
+
+pub(crate) mod hooked;
+mod valve;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,9 +23,9 @@ use convoy_common::pb::peer_server::{Peer, PeerServer};
 use convoy_common::rpc::{self, Address};
 use convoy_common::shutdown::{self, Trigger, Urgency};
 use convoy_common::store::Store;
-use convoy_coordinator::engine;
+use convoy_coordinator::engine::{self, Input};
 use convoy_coordinator::ledger::{self, Fencing, Origin};
-use convoy_coordinator::machine::{Outcome, Status};
+use convoy_coordinator::machine::{Answered, Event, Outcome, Status, Wish};
 use convoy_coordinator::service::{Facts, Service};
 use convoy_worker::agent::{self, Settings};
 use convoy_worker::model::{Device, Net};
@@ -26,12 +33,14 @@ use convoy_worker::peer::{self, Vault};
 use convoy_worker::ring::RingServer;
 use convoy_worker::session::Introduction;
 use convoy_worker::state;
-use convoy_worker::train::{Fault, Moment, TrainError};
+use convoy_worker::train::{Fault, Mishap, Moment, TrainError};
+use hooked::{Hook, Hooked};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response};
+pub(crate) use valve::Valve;
 
 /// For what should happen soon, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(100);
@@ -82,8 +91,42 @@ impl Life {
     }
 }
 
+/// Somebody dies when it has begun to give its state.
 struct DyingDonor {
-    life: Life,
+    life: Arc<Mutex<Option<Life>>>,
+}
+
+/// The run's checkpoints, which can be made unreachable.
+#[derive(Clone)]
+pub(crate) struct Switch {
+    there: PathBuf,
+    away: PathBuf,
+}
+
+impl Switch {
+    /// From now on nothing can be written or read below `checkpoints/`, as when a disk is gone: a
+    /// file is there in place of the folder.
+    pub(crate) fn off(&self) {
+        std::fs::create_dir_all(&self.there).unwrap();
+        std::fs::rename(&self.there, &self.away).unwrap();
+        std::fs::write(&self.there, "not a folder").unwrap();
+    }
+
+    /// All is as it was.
+    pub(crate) fn on(&self) {
+        std::fs::remove_file(&self.there).unwrap();
+        std::fs::rename(&self.away, &self.there).unwrap();
+    }
+
+    /// Off, and on again after a while.
+    pub(crate) fn off_for(&self, time: Duration) {
+        self.off();
+        let this = self.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            this.on();
+        });
+    }
 }
 
 #[tonic::async_trait]
@@ -100,11 +143,13 @@ impl Peer for DyingDonor {
         let head = pb::StateHead { shared_json, boundary: None };
         let kind = Some(pb::state_piece::Kind::Head(head));
         to.send(Ok(pb::StatePiece { kind })).await.unwrap();
-        let life = self.life.clone();
+        let life = Arc::clone(&self.life);
         std::thread::spawn(move || {
             // Not before the head is there.
             std::thread::sleep(Duration::from_millis(50));
-            life.end();
+            if let Some(life) = life.lock().unwrap().take() {
+                life.end();
+            }
             drop(to);
         });
         Ok(Response::new(ReceiverStream::new(pieces)))
@@ -115,6 +160,13 @@ impl Peer for DyingDonor {
         _: Request<pb::RedoRequest>,
     ) -> Result<Response<Self::RedoStream>, tonic::Status> {
         Err(tonic::Status::unimplemented("nobody asks for this here"))
+    }
+
+    async fn ping(
+        &self,
+        _: Request<pb::PingRequest>,
+    ) -> Result<Response<pb::PingReply>, tonic::Status> {
+        Ok(Response::new(pb::PingReply {}))
     }
 }
 
@@ -145,10 +197,10 @@ pub(crate) fn once(
     when: Moment,
     what: impl Fn(&Life) -> Result<(), TrainError> + Send + Sync + 'static,
 ) -> Plant {
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     Box::new(move |life, moment, position| {
         let now = (position, moment) == (at, when);
-        if now && !done.swap(true, std::sync::atomic::Ordering::AcqRel) {
+        if now && !done.swap(true, Ordering::AcqRel) {
             return what(life);
         }
         Ok(())
@@ -168,7 +220,16 @@ impl Job {
         Self::start(folder, workers, extra)
     }
 
+    /// A job in whose ledger something is planted.
+    pub(crate) fn with_ledger(workers: u32, extra: &[&str], hook: Hook) -> Self {
+        Self::start_with(Arc::new(tempfile::tempdir().unwrap()), workers, extra, hook)
+    }
+
     fn start(folder: Arc<TempDir>, workers: u32, extra: &[&str]) -> Self {
+        Self::start_with(folder, workers, extra, Hook::none())
+    }
+
+    fn start_with(folder: Arc<TempDir>, workers: u32, extra: &[&str], hook: Hook) -> Self {
         let place = folder.path().display();
         let data = data().path().display();
         let text = format!(
@@ -202,7 +263,8 @@ impl Job {
                 workers: opened.plan.workers,
                 ..Facts::default()
             };
-            let (engine, job) = engine::start(opened.plan, opened.ledger);
+            let ledger = Hooked { ledger: opened.ledger, hook };
+            let (engine, job) = engine::start(opened.plan, ledger);
             let service = Service::new(engine.clone(), facts).into_server();
             tokio::spawn(rpc::server().add_service(service).serve_with_incoming(incoming));
             (bound.into(), engine, job)
@@ -216,18 +278,40 @@ impl Job {
 
     /// A worker joins.
     pub(crate) fn join(&self, name: &str, plant: Plant) -> Node {
-        self.join_beside(name, plant, |vault, _| peer::routes(vault))
+        self.join_beside(name, plant, None, |vault, _| peer::routes(vault))
+    }
+
+    /// One that its peers reach through that valve.
+    pub(crate) fn join_behind(&self, name: &str, plant: Plant, valve: &Arc<Valve>) -> Node {
+        self.join_beside(name, plant, Some(Arc::clone(valve)), |vault, _| peer::routes(vault))
     }
 
     /// One that dies when it has begun to give its state to a peer.
     pub(crate) fn join_as_dying_donor(&self, name: &str, plant: Plant) -> Node {
-        self.join_beside(name, plant, |_, life| Routes::new(PeerServer::new(DyingDonor { life })))
+        self.join_beside(name, plant, None, |_, life| {
+            let life = Arc::new(Mutex::new(Some(life)));
+            Routes::new(PeerServer::new(DyingDonor { life }))
+        })
+    }
+
+    /// One whose peer dies when it has begun to take this one's state, once it is known who that is.
+    pub(crate) fn join_as_donor_of(
+        &self,
+        name: &str,
+        plant: Plant,
+        taker: &Arc<Mutex<Option<Life>>>,
+    ) -> Node {
+        let life = Arc::clone(taker);
+        self.join_beside(name, plant, None, |_, _| {
+            Routes::new(PeerServer::new(DyingDonor { life }))
+        })
     }
 
     fn join_beside(
         &self,
         name: &str,
         plant: Plant,
+        valve: Option<Arc<Valve>>,
         beside: impl FnOnce(Arc<Vault>, Life) -> Routes,
     ) -> Node {
         let runtime = connections();
@@ -235,6 +319,12 @@ impl Job {
         let life = Life { runtime: Arc::new(Mutex::new(Some(runtime))) };
         let (trigger, shutdown) = shutdown::channel();
         let (watched, diary) = (life.clone(), Arc::clone(&self.diary));
+        let (plant, uploading) = (Arc::new(plant), life.clone());
+        let planted = Arc::clone(&plant);
+        let mishap: Mishap = Arc::new(move |moment, position| {
+            // Whoever dies there ends with its runtime.
+            let _ = planted(&uploading, moment, position);
+        });
         let fault: Fault = Arc::new(move |moment, position, net: &mut Net| {
             if moment == Moment::Committed {
                 let digest = state::digest(net, &state::layout(net)).unwrap();
@@ -251,6 +341,7 @@ impl Job {
         handle.spawn(async move {
             let any: Address = "127.0.0.1:0".parse().unwrap();
             let (address, ring) = RingServer::bind_beside(&any, beside).await.unwrap();
+            let address = valve.map_or(address, |it| it.lead_to(address));
             let who = Introduction {
                 name,
                 ring_address: address.to_string(),
@@ -260,9 +351,8 @@ impl Job {
                 expect_config: None,
                 bf16_units: false,
             };
-            let fault = Some(fault);
-            let settings =
-                Settings { coordinator, patience: SOON, who, device: Device::CPU, fault };
+            let (fault, mishap, device) = (Some(fault), Some(mishap), Device::CPU);
+            let settings = Settings { coordinator, patience: SOON, who, device, fault, mishap };
             let _ = tell.send(agent::run(settings, ring, vault, shutdown).await);
         });
         Node { life, code, trigger }
@@ -271,6 +361,18 @@ impl Job {
     /// What the job is doing.
     pub(crate) fn status(&self) -> Status {
         self.engine.status()
+    }
+
+    /// Asks for something as an operator does, and waits for the answer.
+    pub(crate) fn ask(&self, wish: Wish) -> Answered {
+        static REQUESTS: AtomicU64 = AtomicU64::new(1 << 32);
+        let request = REQUESTS.fetch_add(1, Ordering::Relaxed);
+        let asked = self.engine.send(Input::Event(Event::Asked { request, wish }));
+        assert!(self.runtime.block_on(asked), "the job is over");
+        let own = |it: &Status| it.answers.iter().find(|it| it.request == request).cloned();
+        let answered = |it: &Status| own(it).is_some_and(|it| it.stage != Answered::Waiting);
+        self.until("an answer", answered);
+        own(&self.status()).expect("an answer").stage
     }
 
     /// Waits until the job's status is as wanted.
@@ -282,9 +384,43 @@ impl Job {
         }
     }
 
+    /// As `convoy stop` does.
+    pub(crate) fn stop(&self) {
+        let reason = "a test".to_owned();
+        let asked = self.engine.send(Input::Event(Event::StopRequested { reason }));
+        assert!(self.runtime.block_on(asked), "the job is over");
+    }
+
     /// How the job ended.
     pub(crate) fn outcome(&self) -> Outcome {
         self.outcome.recv_timeout(SOON).expect("the job ends")
+    }
+
+    /// The way to make the run's checkpoints unreachable.
+    pub(crate) fn switch(&self) -> Switch {
+        let run = self.folder.path().join("run");
+        Switch { there: run.join("checkpoints"), away: run.join("checkpoints.away") }
+    }
+
+    /// The folder of the run and what belongs to it.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Every checkpoint that there is, oldest first; each byte of each is right.
+    pub(crate) fn all_checkpoints(&self) -> Vec<Manifest> {
+        let catalogue = Checkpoints::new(Store::open(&self.config.run.url).unwrap());
+        self.runtime.block_on(async {
+            let listing = catalogue.list().await.unwrap();
+            assert!(listing.skipped.is_empty(), "{:?}", listing.skipped);
+            let mut all = Vec::new();
+            for it in listing.checkpoints.iter().rev() {
+                let manifest = catalogue.read(&it.path).await.unwrap();
+                catalogue.verify(&manifest).await.unwrap();
+                all.push(manifest);
+            }
+            all
+        })
     }
 
     /// The newest checkpoint.
@@ -301,9 +437,19 @@ impl Job {
 }
 
 impl Node {
+    /// What ends it.
+    pub(crate) fn life(&self) -> Life {
+        self.life.clone()
+    }
+
     /// As SIGTERM does.
     pub(crate) fn ask_to_leave(&self) {
         self.trigger.request(Urgency::Orderly, "SIGTERM");
+    }
+
+    /// As a process that is killed.
+    pub(crate) fn vanish(&self) {
+        self.life.end();
     }
 
     /// The exit code.

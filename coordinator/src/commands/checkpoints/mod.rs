@@ -1,6 +1,7 @@
 //! `convoy checkpoints`: what a run has saved, whether it is whole, and what may go.
 
 mod list;
+mod now;
 mod prune;
 mod show;
 mod verify;
@@ -15,14 +16,15 @@ use convoy_common::failure::Failure;
 use convoy_common::run_record::{self, RunRecord};
 use convoy_common::store::Store;
 
-/// Lists, shows, verifies and removes the checkpoints of a run.
+/// Lists, shows, verifies, removes and takes the checkpoints of a run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     convoy checkpoints list runs/quickstart\n  \
     convoy checkpoints show s3://bucket/runs/a --json\n  \
     convoy checkpoints show runs/a@best               the fewest errors of the newest lineage\n  \
     convoy checkpoints verify runs/a/checkpoints/1/000000000120\n  \
-    convoy checkpoints prune runs/a --keep-last 1 --dry-run")]
+    convoy checkpoints prune runs/a --keep-last 1 --dry-run\n  \
+    convoy checkpoint now runs/a                      of the running job")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -64,12 +66,17 @@ enum Command {
     /// with always stay.
     #[command(after_help = prune::EXAMPLES)]
     Prune(prune::Args),
+    #[command(after_help = now::HELP)]
+    Now(now::Args),
 }
 
 /// What is printed, and the exit code.
 type Told = Result<(String, u8), CheckpointError>;
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    if let Command::Now(args) = &args.command {
+        return now::now(args);
+    }
     let runtime = super::job::runtime()?;
     let (text, code) = runtime.block_on(async {
         match args.command {
@@ -77,6 +84,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
             Command::Show { url, json } => show::show(&url, json).await,
             Command::Verify { url, json } => verify::verify(&url, json).await,
             Command::Prune(args) => prune::prune(&args).await,
+            Command::Now(_) => unreachable!("invariant: handled above"),
         }
     })?;
     // A reader that closed the pipe has seen enough.

@@ -176,7 +176,68 @@ fn a_final_checkpoint_that_cannot_be_kept_is_a_failure() {
     let mut job = Job::training(2);
     job.all_say(|_| end(LAST, Cause::Completed)).all_say(|number| part(LAST, number));
     job.on(Event::ManifestFailed { position: LAST, error: "superseded".to_owned() });
-    assert!(job.outcome().message.ends_with("its checkpoint is not kept: superseded"));
+    let message = job.outcome().message;
+    assert!(message.contains("its checkpoint is not kept: superseded; nothing of"), "{message}");
+}
+
+fn delayed() -> Report {
+    let (error, hint) = ("the bucket is full".to_owned(), Some("remove objects".to_owned()));
+    Report::PartDelayed { error, hint }
+}
+
+#[test]
+fn an_end_in_an_outage_says_what_is_saved_and_what_can_be_done() {
+    let mut job = Job::training(2);
+    keep(&mut job, at(1, 0));
+    job.say(0, part(LAST, 0)).say(1, delayed());
+    job.say(1, part_failed(LAST, "given up after 600 s: the bucket is full"));
+    job.all_say(|_| end(LAST, Cause::Completed));
+    let outcome = job.outcome();
+    assert_eq!(outcome.exit_code, exit::UNAVAILABLE);
+    for said in ["of worker b was not stored: given up after 600 s: the bucket is full", "saved is"]
+    {
+        assert!(outcome.message.contains(said), "{outcome:?}");
+    }
+    assert!(outcome.hint.unwrap().starts_with("remove objects; then start the same config again"));
+
+    let mut job = Job::training(1);
+    job.say(0, part(LAST, 0)).say(0, end(LAST, Cause::Completed));
+    job.on(Event::StoreFails { error: "nobody answers".to_owned(), hint: None });
+    job.pass(SECOND * 901, &[0]).gone(0).pass(SECOND * 31, &[]);
+    let outcome = job.outcome();
+    let text = "was not published within 900 s: nobody answers; nothing of the run is saved";
+    assert!(outcome.message.ends_with(text), "{outcome:?}");
+}
+
+#[test]
+fn workers_that_wait_for_the_store_at_the_end_are_not_taken_for_stuck() {
+    let mut plan = plan(2);
+    plan.deadlines = plan.deadlines.with_last_checkpoint(SECOND * 3600);
+    let mut job = Job::training_with(plan);
+    job.say(0, Report::Step(step_at(at(1, 9))));
+    for _ in 0..120 {
+        for number in 0..2 {
+            let (position, phase) = (LAST, "checkpoint".to_owned());
+            job.say(number, beat_at(position, phase)).say(number, delayed());
+        }
+        job.now += SECOND * 30;
+        for number in 0..2 {
+            let (position, phase) = (LAST, "checkpoint".to_owned());
+            job.say(number, beat_at(position, phase));
+        }
+        job.on(Event::Tick);
+        assert_eq!(job.phase(), "training");
+    }
+    let trouble = job.machine.status(job.now).store_trouble.expect("an outage");
+    assert_eq!(
+        (trouble.who, trouble.error.as_str()),
+        (vec!["a".into(), "b".into()], "the bucket is full")
+    );
+    assert!(trouble.lasts >= SECOND * 3600);
+    job.all_say(|number| part(LAST, number));
+    assert_eq!(job.machine.status(job.now).store_trouble, None);
+    job.on(Event::ManifestPublished(kept(LAST))).all_say(|_| end(LAST, Cause::Completed));
+    assert_eq!(job.outcome().exit_code, exit::OK);
 }
 
 #[test]
@@ -194,7 +255,11 @@ fn one_that_does_not_come_to_its_end_is_named() {
         if first_ends {
             job.say(0, end(at(0, 7), Cause::Stopped));
         } else {
-            job.all_say(|_| Report::Heartbeat { position: at(0, 0), phase: "idle".to_owned() });
+            job.all_say(|_| Report::Heartbeat {
+                position: at(0, 0),
+                phase: "idle".to_owned(),
+                vitals: Vitals::default(),
+            });
         }
         job.pass(SECOND * 903, &[0, 1]);
         let lost: Vec<u64> = job.dismissals().into_iter().map(|it| it.0).collect();

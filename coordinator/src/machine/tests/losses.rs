@@ -168,7 +168,7 @@ fn one_that_does_not_leave_the_broken_ring_is_lost() {
 #[test]
 fn workers_that_live_and_do_not_move_are_found() {
     let mut job = Job::training(2);
-    let beat = |phase: &str| Report::Heartbeat { position: at(0, 2), phase: phase.to_owned() };
+    let beat = |phase: &str| beat_at(at(0, 2), phase.to_owned());
     let mut dismissals = Vec::new();
     let mut ended = Vec::new();
     for _ in 0..1000 {
@@ -197,7 +197,7 @@ fn an_evaluation_by_ten_views_may_take_ten_times_as_long() {
         let (begin, generation) = (job.now, job.generation());
         while job.phase() == "training" && job.now < begin + SECOND * 30_000 {
             job.now += SECOND;
-            let report = Report::Heartbeat { position: at(0, 1), phase: "evaluate".to_owned() };
+            let report = beat_at(at(0, 1), "evaluate".to_owned());
             let said = Event::Said { connection: id(0), generation, report };
             // Without the invariants, which look at all that has happened each time.
             job.machine.step(job.now, said);
@@ -233,6 +233,33 @@ fn a_checkpoint_that_is_abandoned_with_its_generation_is_owed_by_the_next() {
     // The next one may take it at the same position.
     job.say(0, ready_as_before());
     assert_eq!(job.say(0, part(at(0, 5), 0)).publications().len(), 1);
+}
+
+#[test]
+fn what_one_generation_could_not_store_the_next_one_may() {
+    // A part that could not be stored, and a manifest: before the next generation and in it.
+    for lost in 0..3 {
+        let mut job = Job::training(2);
+        let failed = Event::ManifestFailed { position: at(0, 5), error: "no".to_owned() };
+        if lost == 0 {
+            job.say(0, part_failed(at(0, 5), "no"));
+        } else {
+            job.all_say(|number| part(at(0, 5), number));
+            assert_eq!(job.publications().len(), 1);
+        }
+        if lost == 1 {
+            job.on(failed.clone());
+        }
+        job.gone(1).say(0, left(reached(0, 5), None)).say(0, ready_as_before());
+        if lost == 2 {
+            job.on(failed);
+            assert!(matches!(job.notes()[..], [Note::CheckpointAbandoned { .. }]));
+        }
+        job.on(Event::StopRequested { reason: "SIGTERM".to_owned() });
+        job.say(0, part(at(0, 5), 0)).say(0, end(at(0, 5), Cause::Stopped));
+        job.on(Event::ManifestPublished(kept(at(0, 5))));
+        assert_eq!(job.outcome().exit_code, exit::STOPPED, "{lost}");
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@ mod drops;
 mod ends;
 mod joining;
 mod losses;
+mod operating;
 mod random;
+mod reaching;
 mod regrouping;
 mod restarts;
 mod training;
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use convoy_common::checkpoint::{PartEntry, SharedState};
+use convoy_common::config::Straggler as Policy;
 use convoy_common::ids::{Generation, Lineage, Position, Reached, Term};
 
 use super::*;
@@ -31,6 +34,8 @@ pub(super) fn plan(workers: u32) -> Plan {
         start: Start::default(),
         workers,
         min_workers: 1,
+        max_workers: workers,
+        straggler: Policy::Warn,
         version: "1.2.3".to_owned(),
         protocol: 1,
         config_digest: "c0".to_owned(),
@@ -149,6 +154,7 @@ pub(super) fn reached(epoch: u32, step: u32) -> Reached {
 pub(super) fn left(held: Reached, blame: Option<&str>) -> Report {
     Report::Left(Left {
         held: Some(held),
+        has_unit: true,
         blame: blame.map(str::to_owned),
         error: "the ring broke".to_owned(),
         ..Left::default()
@@ -157,7 +163,17 @@ pub(super) fn left(held: Reached, blame: Option<&str>) -> Report {
 
 /// A worker leaves the ring at a boundary that all agreed on.
 pub(super) fn agreed(held: Reached) -> Report {
-    Report::Left(Left { held: Some(held), agreed: true, ..Left::default() })
+    Report::Left(Left { held: Some(held), agreed: true, has_unit: true, ..Left::default() })
+}
+
+/// The same with a snapshot.
+pub(super) fn agreed_kept(held: Reached) -> Report {
+    let left = Left { held: Some(held), agreed: true, kept: true, ..Left::default() };
+    Report::Left(Left { has_unit: true, ..left })
+}
+
+pub(super) fn beat_at(position: Position, phase: String) -> Report {
+    Report::Heartbeat { position, phase, vitals: Vitals::default() }
 }
 
 pub(super) fn ready() -> Report {
@@ -245,8 +261,29 @@ impl Job {
         let mut all = std::mem::take(&mut self.on(Event::Joined { connection, hello }).effects);
         let fingerprint = fingerprint.to_owned();
         all.append(&mut self.on(Event::Computed { connection, fingerprint }).effects);
+        all.append(&mut self.answer_probes(&all.clone()));
         self.effects = all;
         self
+    }
+
+    /// Whoever is asked whom it can reach reaches all; gives what follows from that.
+    pub(super) fn answer_probes(&mut self, effects: &[Effect]) -> Vec<Effect> {
+        let mut all = Vec::new();
+        let mut last = effects.to_vec();
+        while !last.is_empty() {
+            let mut next = Vec::new();
+            for effect in last {
+                if let Effect::Send { to: connection, order: Order::Probe { number, .. } } = effect
+                {
+                    let unreachable = Vec::new();
+                    let probed = Event::Probed { connection, number, unreachable };
+                    next.append(&mut self.on(probed).effects);
+                }
+            }
+            all.extend(next.iter().cloned());
+            last = next;
+        }
+        all
     }
 
     pub(super) fn say(&mut self, number: u64, report: Report) -> &mut Self {
@@ -276,7 +313,7 @@ impl Job {
             self.now = until.min(self.now + BEAT);
             for number in alive {
                 let (position, phase) = (at(0, 0), "idle".to_owned());
-                all.append(&mut self.say(*number, Report::Heartbeat { position, phase }).effects);
+                all.append(&mut self.say(*number, beat_at(position, phase)).effects);
             }
             all.append(&mut self.on(Event::Tick).effects);
         }

@@ -21,7 +21,12 @@ enum Act {
     Interrupt,
     Publish,
     FailToPublish,
+    StoreFails,
+    StoreWorks,
     Drop(u8),
+    Ask(u8, u8),
+    /// Whoever was asked whom it reaches says so: all, or not.
+    Answer(bool),
     Pass(u16),
 }
 
@@ -33,6 +38,7 @@ enum Word {
     Part(u32),
     OddPart(u32),
     PartFailed(u32),
+    PartDelayed,
     Failed(u8),
     Left(Option<(u32, bool)>, bool, Option<u8>),
     Finished(u32, u8, u8),
@@ -47,6 +53,7 @@ fn word() -> impl Strategy<Value = Word> {
         6 => (18u32..21).prop_map(Word::Part),
         1 => (18u32..21).prop_map(Word::OddPart),
         1 => (18u32..21).prop_map(Word::PartFailed),
+        1 => Just(Word::PartDelayed),
         1 => (1u32..3, 1u32..20).prop_map(|(number, step)| Word::Dropped(number, step)),
         1 => (1u8..80).prop_map(Word::Failed),
         6 => (
@@ -74,7 +81,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => prop_oneof![3 => Just(Act::Publish), 1 => Just(Act::Interrupt)],
         4 => Just(Act::Publish),
         1 => Just(Act::FailToPublish),
+        1 => prop_oneof![Just(Act::StoreFails), Just(Act::StoreWorks)],
         1 => (0u8..3).prop_map(Act::Drop),
+        2 => (0u8..4, 0u8..5).prop_map(|(what, who)| Act::Ask(what, who)),
+        4 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(Act::Answer),
         2 => (0u16..4000).prop_map(Act::Pass),
     ]
 }
@@ -82,12 +92,13 @@ fn act() -> impl Strategy<Value = Act> {
 fn report(who: u64, word: &Word) -> Report {
     let position = |step: u32| at(step / 10, step % 10);
     match *word {
-        Word::Beat => Report::Heartbeat { position: at(0, 1), phase: "compute".to_owned() },
+        Word::Beat => beat_at(at(0, 1), "compute".to_owned()),
         Word::Ready(digest) => Report::Ready { state_digest: digest.to_string() },
         Word::Step(step) => Report::Step(step_at(position(step))),
         Word::Part(step) => part(position(step), who),
         Word::OddPart(step) => part_of(position(step), who, "bad"),
         Word::PartFailed(step) => part_failed(position(step), "no"),
+        Word::PartDelayed => Report::PartDelayed { error: "no".to_owned(), hint: None },
         Word::Dropped(number, step) => Report::DropApplied { number, position: position(step) },
         Word::Failed(exit_code) => {
             let error = "broken".to_owned();
@@ -97,6 +108,8 @@ fn report(who: u64, word: &Word) -> Report {
             held: held.map(|(step, evaluated)| Reached { position: position(step), evaluated }),
             agreed,
             owes_checkpoint: agreed,
+            kept: agreed && blame.is_none(),
+            has_unit: true,
             blame: blame.map(|it| char::from(b'a' + it).to_string()),
             error: "broken".to_owned(),
         }),
@@ -115,6 +128,20 @@ struct World {
     calls: [Option<u64>; 4],
     next: u64,
     publishing: Vec<Position>,
+    /// Questions that wait for an answer.
+    probes: Vec<(ConnectionId, u32)>,
+}
+
+pub(super) fn wish(what: u8, who: u8) -> Wish {
+    match what {
+        0 => Wish::Checkpoint,
+        1 => Wish::Pause { reason: "asked".to_owned() },
+        2 => Wish::Resume,
+        _ => {
+            let grace = Some(Duration::from_secs(u64::from(who)));
+            Wish::Drain { name: char::from(b'a' + who).to_string(), grace }
+        }
+    }
 }
 
 impl World {
@@ -202,6 +229,12 @@ impl World {
                     self.job.on(Event::ManifestFailed { position, error: "no".to_owned() });
                 }
             }
+            Act::StoreFails => {
+                self.job.on(Event::StoreFails { error: "no".to_owned(), hint: None });
+            }
+            Act::StoreWorks => {
+                self.job.on(Event::StoreWorks);
+            }
             Act::Drop(outcome) => {
                 let (request, reason) = (self.next, "asked".to_owned());
                 self.job.on(Event::DropOrdered { request, divide_by: 10.0, reason });
@@ -219,6 +252,13 @@ impl World {
                     (None, _) => {}
                 }
             }
+            Act::Ask(what, who) => self.ask(wish(*what, *who)),
+            Act::Answer(all) => {
+                if let Some((connection, number)) = self.probes.pop() {
+                    let unreachable = if *all { Vec::new() } else { vec!["a".to_owned()] };
+                    self.job.on(Event::Probed { connection, number, unreachable });
+                }
+            }
             Act::Pass(milliseconds) => {
                 self.job.now += Duration::from_millis((*milliseconds).into());
                 self.job.on(Event::Tick);
@@ -226,6 +266,17 @@ impl World {
         }
         let new = self.take_publications();
         self.publishing.extend(new);
+        for (to, order) in self.job.orders() {
+            if let Order::Probe { number, .. } = order {
+                self.probes.push((id(to), *number));
+            }
+        }
+    }
+
+    fn ask(&mut self, wish: Wish) {
+        let request = self.next;
+        self.next += 1;
+        self.job.on(Event::Asked { request, wish });
     }
 
     fn take_publications(&self) -> Vec<Position> {
@@ -246,6 +297,7 @@ proptest! {
             calls: [None; 4],
             next: 0,
             publishing: Vec::new(),
+            probes: Vec::new(),
         };
         for act in &acts {
             world.act(act);

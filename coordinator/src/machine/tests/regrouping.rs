@@ -87,6 +87,9 @@ fn a_joiner_prepares_while_others_train_and_costs_them_one_boundary() {
     assert_eq!(job.orders(), [(7, &Order::Welcome)]);
     assert_eq!(job.phase(), "training");
     job.on(Event::Computed { connection: id(7), fingerprint: "f0".to_owned() });
+    assert!(job.regrouped().is_empty(), "nobody knows whether it can be reached");
+    let effects = job.effects.clone();
+    job.effects = job.answer_probes(&effects);
     assert_eq!(job.regrouped(), [0]);
     job.on(Event::Tick);
     assert!(job.orders().is_empty(), "once is enough");
@@ -336,11 +339,30 @@ fn workers_that_come_and_die_do_not_keep_a_deserted_job_for_ever() {
 }
 
 #[test]
-fn a_job_without_workers_that_is_asked_to_stop_does_not_wait_for_them() {
+fn a_job_without_workers_that_is_asked_to_stop_does_not_wait_for_them_and_stops() {
     let mut job = Job::training(1);
+    job.on(Event::ManifestPublished(kept(at(0, 5))));
     job.gone(0).on(Event::StopRequested { reason: "asked".to_owned() });
     let outcome = job.machine.outcome().expect("the end");
-    assert_eq!(outcome.exit_code, exit::WORKER_LOST);
+    assert_eq!(outcome.exit_code, exit::STOPPED);
+    assert!(outcome.message.contains("asked; before that, worker a was lost"), "{outcome:?}");
+    assert_eq!(outcome.last_checkpoint, Some(kept(at(0, 5))));
+}
+
+#[test]
+fn who_has_only_taken_over_the_newest_state_cannot_tell_how_it_came_about() {
+    let taken_over = |held| {
+        let left = Left { held: Some(held), error: "broke".to_owned(), ..Left::default() };
+        Report::Left(left)
+    };
+    let mut job = Job::training(3);
+    job.say(0, taken_over(reached(0, 5))).say(1, left(reached(0, 5), None));
+    job.say(2, left(reached(0, 4), None));
+    assert_eq!(job.assignments()[&2].resume, Resume::Redo(seat("b")));
+    // Where nobody can, the whole state goes over.
+    let mut job = Job::training(2);
+    job.say(0, taken_over(reached(0, 5))).say(1, left(reached(0, 4), None));
+    assert_eq!(job.assignments()[&1].resume, Resume::State(seat("a")));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 
 use super::adoption::standing;
+use super::random::wish;
 use super::*;
 
 /// What a worker has, whoever coordinates.
@@ -24,6 +25,8 @@ struct Cluster {
     hands: BTreeMap<u64, Hand>,
     away: Vec<Hand>,
     next: u64,
+    /// Manifests on their way.
+    publishing: Vec<Position>,
     /// The newest state that there has been.
     newest: Option<Reached>,
     formed: Option<Generation>,
@@ -50,6 +53,11 @@ enum Deed {
     Return,
     /// A checkpoint exists.
     Checkpoint,
+    Ask(u8, u8),
+    /// A manifest is published.
+    Publish,
+    /// All wait in the ring for that one for longer than they should.
+    Stall(u8),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -64,6 +72,9 @@ fn deed() -> impl Strategy<Value = Deed> {
             .prop_map(|(dies, cut, steps)| Deed::Restart { dies: dies & cut, cut, steps }),
         3 => Just(Deed::Return),
         1 => Just(Deed::Checkpoint),
+        3 => (0u8..4, 0u8..4).prop_map(|(what, who)| Deed::Ask(what, who)),
+        2 => Just(Deed::Publish),
+        1 => any::<u8>().prop_map(Deed::Stall),
     ]
 }
 
@@ -75,6 +86,7 @@ impl Cluster {
             hands: BTreeMap::new(),
             away: Vec::new(),
             next: 0,
+            publishing: Vec::new(),
             newest: None,
             formed: None,
         }
@@ -94,6 +106,7 @@ impl Cluster {
                     _ => None,
                 })
                 .collect();
+            self.publishing.extend(self.job.publications().iter().map(|it| it.shared.position));
             self.job.effects.clear();
             for call in refused {
                 self.away.extend(self.hands.remove(&call).filter(|it| it.place.is_some()));
@@ -159,6 +172,23 @@ impl Cluster {
                     self.job.say(to, agreed(held));
                 }
             }
+            Order::Pause { generation, .. } => {
+                if hand.in_ring
+                    && let Some(held) = hand.held
+                    && hand.place.as_ref().is_some_and(|it| it.generation == generation)
+                {
+                    hand.in_ring = false;
+                    self.job.say(to, agreed_kept(held));
+                    let mut all = std::mem::take(&mut self.job.effects);
+                    self.job.say(to, part(held.position, to));
+                    all.append(&mut self.job.effects);
+                    self.job.effects = all;
+                }
+            }
+            Order::Probe { number, .. } => {
+                let (connection, unreachable) = (id(to), Vec::new());
+                self.job.on(Event::Probed { connection, number, unreachable });
+            }
             Order::Adopted(it) => {
                 assert_eq!(hand.place.as_ref().map(|it| it.generation), Some(it.generation));
                 self.newest = self.newest.max(hand.held);
@@ -184,6 +214,23 @@ impl Cluster {
             Order::Shutdown { .. } => self.gone(to),
             _ => {}
         }
+    }
+
+    /// One computes while all others wait in the ring.
+    fn stall(&mut self, who: usize) {
+        let all = self.seated();
+        let Some(newest) = self.newest.filter(|_| all.len() > 1) else { return };
+        if self.job.phase() != "training" {
+            return;
+        }
+        for (number, call) in all.iter().enumerate() {
+            let phase = if number == who % all.len() { "compute" } else { "ring" }.to_owned();
+            let in_phase = Duration::from_secs(70);
+            let vitals = Vitals { in_phase, ..Vitals::default() };
+            let position = newest.position;
+            self.job.say(*call, Report::Heartbeat { position, phase, vitals });
+        }
+        self.job.on(Event::Tick);
     }
 
     fn gone(&mut self, call: u64) {
@@ -271,6 +318,7 @@ impl Cluster {
         self.plan.term = Term(self.plan.term.0 + 1);
         self.job = Job::new(self.plan.clone());
         (self.newest, self.formed) = (None, None);
+        self.publishing.clear();
         let (away, there): (Vec<Hand>, Vec<Hand>) =
             all.into_iter().partition(|it| cut & (1 << it.who) != 0);
         self.away.extend(away);
@@ -320,6 +368,17 @@ impl Cluster {
                     self.call(hand);
                 }
             }
+            Deed::Ask(what, who) => {
+                let request = self.next;
+                self.next += 1;
+                self.job.on(Event::Asked { request, wish: wish(*what, *who) });
+            }
+            Deed::Publish => {
+                if let Some(position) = self.publishing.pop() {
+                    self.job.on(Event::ManifestPublished(kept(position)));
+                }
+            }
+            Deed::Stall(who) => self.stall(usize::from(*who)),
             Deed::Checkpoint => {
                 if let Some(newest) = self.newest {
                     self.job.on(Event::ManifestPublished(kept(newest.position)));
@@ -348,7 +407,7 @@ proptest! {
         deeds in proptest::collection::vec(deed(), 0..100),
     ) {
         let min_workers = min_workers.min(workers);
-        let mut cluster = Cluster::new(Plan { min_workers, ..plan(workers) });
+        let mut cluster = Cluster::new(Plan { min_workers, straggler: Policy::Evict, ..plan(workers) });
         for deed in (0..workers.min(4)).map(Deed::Join).chain(deeds) {
             cluster.act(&deed);
             if cluster.job.machine.outcome().is_some() {
@@ -357,9 +416,10 @@ proptest! {
                 continue;
             }
             let phase = cluster.job.phase();
-            let there = cluster.job.machine.members.candidates().len() as u32;
-            let all_obey =
-                ["waiting", "adopting", "training", "stopping", "failed", "stopped"].contains(&phase);
+            let there = cluster.job.machine.candidates().len() as u32;
+            let obedient =
+                ["waiting", "adopting", "training", "paused", "stopping", "failed", "stopped"];
+            let all_obey = obedient.contains(&phase);
             prop_assert!(all_obey, "{phase}");
             if cluster.newest.is_some() && there >= min_workers {
                 prop_assert_ne!(phase, "waiting", "{} of {}", there, min_workers);

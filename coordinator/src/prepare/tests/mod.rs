@@ -3,6 +3,7 @@
 mod archives;
 mod dirty;
 mod folders;
+mod hostile;
 mod resuming;
 
 use std::fs;
