@@ -240,3 +240,24 @@ fn workers_that_no_coordinator_comes_for_stop_together_and_one_that_is_asked_to_
     worker.ends_with(Some(exit::UNAVAILABLE));
     assert!(worker.stderr().contains("leaves without a checkpoint"), "{}", worker.stderr());
 }
+
+#[test]
+fn when_everything_is_lost_at_once_the_run_goes_on_from_its_newest_checkpoint() {
+    let place = Place::new();
+    let config = place.config("all");
+    let options = [LONG, ["--set", "checkpoint.every_steps=6"]].concat();
+    let mut job = place.launch(&config, &options);
+    job.tells_so_often("checkpoint published", 2);
+    let children = [job.children("serve"), job.children("join")].concat();
+    job.send(Signal::KILL);
+    job.wait();
+    job::all_gone(&children, Duration::from_secs(5));
+    let step = place.checkpoint("all")["step"].as_u64().unwrap();
+    let mut again = place.launch(&config, &options);
+    again.tells("restored the state");
+    again.tells("progress");
+    again.send(Signal::INT);
+    again.ends_with(exit::STOPPED);
+    assert!(place.checkpoint("all")["step"].as_u64().unwrap() > step);
+    is_like_a_quiet_run(&place, "all");
+}

@@ -304,7 +304,7 @@ impl Agent {
             "preparing"
         );
         self.generation = generation;
-        self.link.begin();
+        self.link.begin(generation);
         (self.left, self.is_over, self.starts_afresh) = (false, false, false);
         (self.verdict, self.last_word) = (None, None);
         // Whatever it has not stored is given up: the generation takes a checkpoint of its own.

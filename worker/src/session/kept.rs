@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use convoy_common::ids::Position;
+use convoy_common::ids::{Generation, Position};
 use convoy_common::pb;
 use pb::worker_message::Kind;
 
@@ -16,6 +16,8 @@ const LIMIT: usize = 8;
 /// The reports of one generation.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
+    /// Whose they are.
+    generation: Option<Generation>,
     /// The last one.
     step: Option<pb::StepReport>,
     evaluations: BTreeMap<Position, pb::EvaluationReport>,
@@ -33,13 +35,19 @@ impl Kept {
     pub(super) fn note(&mut self, report: &pb::WorkerMessage) {
         let Some(kind) = &report.kind else { return };
         match kind {
-            Kind::Step(it) => self.step = Some(it.clone()),
-            Kind::Evaluation(it) => keep(&mut self.evaluations, it.position, it.clone()),
+            Kind::Step(it) => self.step = Some(*it),
+            Kind::Evaluation(it) => keep(&mut self.evaluations, it.position, *it),
             Kind::DirectiveApplied(it) => {
-                self.drops.insert(it.number, it.clone());
+                self.drops.insert(it.number, *it);
             }
-            Kind::PartUploaded(it) => keep(&mut self.parts, it.position, kind.clone()),
-            Kind::PartFailed(it) => keep(&mut self.parts, it.position, kind.clone()),
+            // An upload may outlive the generation that began it.
+            Kind::PartUploaded(it) if self.is_of_now(it.generation) => {
+                keep(&mut self.parts, it.position, kind.clone());
+            }
+            Kind::PartFailed(it) if self.is_of_now(it.generation) => {
+                keep(&mut self.parts, it.position, kind.clone());
+            }
+            Kind::PartUploaded(_) | Kind::PartFailed(_) => {}
             Kind::Ready(_) | Kind::Left(_) | Kind::Finished(_) | Kind::GenerationFailed(_) => {
                 self.state = Some(kind.clone());
             }
@@ -54,9 +62,13 @@ impl Kept {
         }
     }
 
-    /// A generation begins: what was said of the one before is of no use.
-    pub(super) fn begin(&mut self) {
-        *self = Self { leaving: self.leaving.take(), ..Self::default() };
+    /// A generation begins, or none: what was said of the one before is of no use.
+    pub(super) fn begin(&mut self, generation: Option<Generation>) {
+        *self = Self { generation, leaving: self.leaving.take(), ..Self::default() };
+    }
+
+    fn is_of_now(&self, generation: Option<pb::GenerationId>) -> bool {
+        generation.map(Generation::from) == self.generation
     }
 
     /// What became of the checkpoint is decided.
@@ -75,9 +87,9 @@ impl Kept {
 
     /// All of it, in an order in which it makes sense.
     pub(super) fn all(&self) -> Vec<pb::WorkerMessage> {
-        let drops = self.drops.values().cloned().map(Kind::DirectiveApplied);
-        let step = self.step.clone().map(Kind::Step);
-        let evaluations = self.evaluations.values().cloned().map(Kind::Evaluation);
+        let drops = self.drops.values().copied().map(Kind::DirectiveApplied);
+        let step = self.step.map(Kind::Step);
+        let evaluations = self.evaluations.values().copied().map(Kind::Evaluation);
         let parts = self.parts.values().cloned();
         let leaving = self.leaving.clone().map(Kind::Leaving);
         let last = self.state.clone().into_iter().chain(leaving);
@@ -145,7 +157,9 @@ mod tests {
         kept.note(&message(step(3)));
         let left = Kind::Left(pb::Left::default());
         assert_eq!(kept.all(), [step(3), left, leaving.clone()].map(message));
-        kept.begin();
+        kept.begin(Some(Generation::default()));
+        // Of the generation before.
+        kept.note(&message(part(4)));
         assert_eq!(kept.all(), [message(leaving)]);
     }
 }

@@ -75,7 +75,7 @@ pub struct Link {
 #[derive(Debug)]
 enum State {
     On {
-        orders: Orders,
+        orders: Box<Orders>,
         reporter: Reporter,
         heard: Instant,
         /// It has yet to say that it goes on with the worker's generation.
@@ -189,8 +189,8 @@ impl Link {
     }
 
     /// A generation begins.
-    pub fn begin(&mut self) {
-        self.kept.begin();
+    pub fn begin(&mut self, generation: Generation) {
+        self.kept.begin(Some(generation));
         self.expect_nothing();
     }
 
@@ -209,7 +209,8 @@ impl Link {
 
     /// The worker begins anew; that it was asked to go still holds.
     pub fn start_afresh(&mut self) {
-        self.begin();
+        self.kept.begin(None);
+        self.expect_nothing();
         let leaving = self.kept.leaving();
         self.tell(leaving);
     }
@@ -275,6 +276,7 @@ impl Link {
 impl State {
     fn on(line: Line, expects: bool) -> Self {
         let Line { orders, reporter, .. } = line;
+        let orders = Box::new(orders);
         Self::On { orders, reporter, heard: Instant::now(), expects, deaf: false, doubt: None }
     }
 }
