@@ -22,7 +22,7 @@ pub(super) enum Sign {
     Broken,
     /// The next generation begins before this step.
     Formed(u64),
-    /// A checkpoint is not finished.
+    /// A checkpoint is not finished, or waits for the store.
     Abandoned,
     /// A coordinator is there.
     Listening,
@@ -91,7 +91,8 @@ impl Journal {
                 self.newest = self.newest.min(step);
                 Sign::Formed(step)
             }
-            "checkpoint abandoned; training goes on" => Sign::Abandoned,
+            "checkpoint abandoned; training goes on"
+            | "checkpoints wait because the run's store fails; training goes on" => Sign::Abandoned,
             "listening" => Sign::Listening,
             "job complete" | "job stopped" | "job failed" => {
                 self.outcome = Some(text("outcome"));
