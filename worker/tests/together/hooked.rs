@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use convoy_common::checkpoint::{CheckpointError, Pruned};
-use convoy_common::ids::Position;
+use convoy_common::ids::{Position, Term};
 use convoy_common::schedule::ManualDrop;
 use convoy_common::store::StoreError;
 use convoy_coordinator::ledger::{Ledger, LedgerError, StoreLedger};
@@ -78,8 +78,8 @@ impl Ledger for Hooked {
         self.ledger.record_drop(number, at).await
     }
 
-    async fn prune(&mut self) -> Result<Pruned, LedgerError> {
-        self.ledger.prune().await
+    async fn prune(&mut self, living: Term) -> Result<Pruned, LedgerError> {
+        self.ledger.prune(living).await
     }
 
     async fn record_fingerprint(&mut self, fingerprint: &str) -> Result<(), LedgerError> {
