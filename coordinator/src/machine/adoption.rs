@@ -166,6 +166,7 @@ impl Machine {
             let out = standing.stage == Stage::Out;
             if let Some(member) = self.members.get_mut(*call) {
                 member.held = standing.held.filter(|_| out);
+                member.has_unit = standing.has_unit;
                 member.owes_checkpoint |= standing.owes_checkpoint;
                 member.position = Some(standing.position);
             }

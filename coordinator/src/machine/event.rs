@@ -190,6 +190,8 @@ pub struct Standing {
     pub position: Position,
     /// What it holds while no trainer has it; none: nothing.
     pub held: Option<Reached>,
+    /// It can tell how that came about.
+    pub has_unit: bool,
     /// It missed a checkpoint.
     pub owes_checkpoint: bool,
     /// Why it was told to stop at a boundary, if it was.

@@ -65,6 +65,7 @@ fn standing(it: pb::Standing) -> Result<Standing, String> {
         },
         position: at(it.position)?,
         held: it.held.map(reached).transpose()?,
+        has_unit: it.has_unit,
         owes_checkpoint: it.owes_checkpoint,
         stop: some(&it.stop),
         newest_drop: it.newest_drop,

@@ -39,6 +39,7 @@ impl Agent {
             stage,
             position: self.control.position(),
             held: self.vault.reached(),
+            has_unit: self.vault.kept_and_unit().1,
             owes_checkpoint: self.vault.owes_checkpoint(),
             stop: self.told_to_stop.clone(),
             newest_drop: self.newest_drop,

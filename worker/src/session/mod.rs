@@ -185,6 +185,8 @@ pub struct Standing {
     pub position: Position,
     /// What it holds while no trainer has it; none: nothing.
     pub held: Option<Reached>,
+    /// It can tell how that came about.
+    pub has_unit: bool,
     /// It missed a checkpoint.
     pub owes_checkpoint: bool,
     /// Why it was told to stop at a boundary, if it was.
@@ -387,6 +389,7 @@ impl From<&Standing> for pb::Standing {
             stage: pb::Stage::from(it.stage).into(),
             position: Some(it.position.into()),
             held: it.held.map(pb::Reached::from),
+            has_unit: it.has_unit,
             owes_checkpoint: it.owes_checkpoint,
             stop: it.stop.clone().unwrap_or_default(),
             newest_drop: it.newest_drop,

@@ -28,6 +28,7 @@ pub(super) fn standing(rank: u32, world: u32, position: Position) -> Standing {
         stage: Stage::Training,
         position,
         held: None,
+        has_unit: true,
         owes_checkpoint: false,
         stop: None,
         newest_drop: 0,
