@@ -122,7 +122,9 @@ pub(crate) fn run(drill: &Drill) -> Result<ExitCode, Failure> {
     let outcome = runtime.block_on(async {
         let scene = Scene::set(drill).await?;
         let outcome = perform(drill, &scene, aside.handle()).await;
-        scene.clear(outcome.as_ref().is_ok_and(Verdict::is_good)).await;
+        // A drill that was interrupted has nothing to show.
+        let interrupted = |failure: &Failure| failure.code() == exit::INTERRUPTED;
+        scene.clear(outcome.as_ref().map_or_else(interrupted, Verdict::is_good)).await;
         outcome.map(|verdict| (verdict, scene))
     });
     aside.shutdown_background();
