@@ -52,7 +52,7 @@ fn passed(output: &Output, json: &Value) {
 fn a_job_under_faults_of_many_kinds_comes_to_the_bits_of_a_quiet_one_and_leaves_nothing() {
     let place = Place::new();
     let config = place.config("drill");
-    let kinds = "kill,stop,blink,drain,cut,cut-coordinator";
+    let kinds = "kill,stop,blink,drain,cut,cut-coordinator,coordinator,coordinator+worker";
     let options = ["--workers", "3", "--faults", "5", "--seed", "5", "--kinds", kinds];
     let options = [&options[..], &["--reference-workers", "1"]].concat();
     let (output, json) = drill(&place, &config, &options);

@@ -53,8 +53,6 @@ use self::verdict::Verdict;
 use self::watch::Journal;
 use crate::launch::{Device, drawn};
 
-/// Whether a job survives its coordinator; until it does, those kinds are for those who ask for them.
-const SURVIVES_COORDINATOR: bool = false;
 /// For what the processes started to be gone after they are.
 const GONE: Duration = Duration::from_secs(5);
 /// More steps and epochs than any drill takes.

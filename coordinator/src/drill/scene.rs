@@ -13,10 +13,10 @@ use convoy_common::run_record;
 use convoy_common::sampling::Sampler;
 use convoy_common::store::Store;
 
+use super::Drill;
 use super::cluster::{Setup, Ways};
 use super::error::DrillError;
 use super::plan::Kind;
-use super::{Drill, SURVIVES_COORDINATOR};
 use crate::launch::plan::worker_binary;
 
 /// A place for one drill.
@@ -234,10 +234,7 @@ fn kinds(
             None => Ok((kinds, None)),
         };
     }
-    let possible = |kind: &Kind| match kind {
-        Kind::Store => hindrance.is_none(),
-        kind => SURVIVES_COORDINATOR || !kind.has_coordinator(),
-    };
+    let possible = |kind: &Kind| *kind != Kind::Store || hindrance.is_none();
     let kinds = Kind::ALL.into_iter().filter(possible).collect();
     let left_out = hindrance.map(|reason| format!("no faults of the store: {reason}"));
     Ok((kinds, left_out))

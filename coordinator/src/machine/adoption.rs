@@ -95,6 +95,7 @@ impl Machine {
             (member.cleared, member.spoke) = (true, true);
             member.newest_drop = standing.newest_drop;
             member.leaving = standing.leaving.is_some();
+            member.leave = member.leaving.then(|| (now, now + self.plan.deadlines.drain));
             if self.fingerprint.is_none() {
                 self.fingerprint = Some(standing.fingerprint.clone());
                 effects.push(Effect::RecordFingerprint(standing.fingerprint.clone()));

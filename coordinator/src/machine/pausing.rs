@@ -70,6 +70,8 @@ impl Machine {
         };
         effects.push(Effect::Log(Note::Resumed { paused: since }));
         if since.is_some() {
+            // Whatever has not arrived by now is given up with the generation.
+            self.owes_checkpoint |= self.checkpoints.fate(self.position) != Fate::Kept;
             self.next_generation(now, effects);
         }
         Ok(())

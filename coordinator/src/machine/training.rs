@@ -111,7 +111,7 @@ impl Machine {
             Report::PartUploaded { position, shared, .. } => {
                 (runs || falters) && shared.position == *position
             }
-            Report::PartDelayed { .. } => runs,
+            Report::PartDelayed { .. } => runs || falters,
             Report::PartFailed { .. } => runs || falters,
             Report::Finished(_) => runs,
             Report::Left(_) => (runs || falters || prepares) && in_ring,
@@ -231,10 +231,12 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let (present, why) = (self.generation(), Abandoned::NotPublished { error });
+        self.desk.abandoned(position, &why);
         if self.checkpoints.not_published(position, present, why.clone()) {
             self.say_abandoned(position, why, effects);
         }
         self.settle(now, effects);
+        self.let_go_while_paused(now, effects);
     }
 
     fn say_abandoned(&mut self, position: Position, why: Abandoned, effects: &mut Vec<Effect>) {
