@@ -287,7 +287,7 @@ fn the_bytes_that_a_rank_sends_are_those_of_its_plan() {
     let trunk = 4 * spec.trunk_len() as u64;
     let row: usize = spec.linears().iter().map(|it| it.inputs + it.outputs).sum();
     // Control word, count and statistics of two microbatches, and the rows of four samples.
-    let block = 5 + 4 + 2 * 16 + 4 * 4 * row as u64;
+    let block = 5 + 4 + 2 * 24 + 4 * 4 * row as u64;
     assert_eq!(steps(&lived), trunk + block);
     assert!(lived[0].steps[0].times.hidden <= lived[0].steps[0].times.compute);
 }

@@ -147,5 +147,7 @@ fn a_cut_between_two_workers_costs_one_of_them_its_place_at_once() {
     ends_like(&job, quiet(), "a link is cut");
     // Both, once more both while the link is tried, and one of them.
     assert!(job.status().generation.unwrap().counter <= 3);
-    assert_eq!([a.code(), b.code()], [exit::OK, exit::WORKER_LOST]);
+    let mut codes = [a.code(), b.code()];
+    codes.sort_unstable();
+    assert_eq!(codes, [exit::OK, exit::WORKER_LOST], "either, but not both");
 }

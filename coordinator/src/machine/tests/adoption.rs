@@ -125,6 +125,7 @@ fn a_worker_that_is_there_anew_is_not_waited_for() {
     job.calls(0, standing(0, 2, at(0, 5)));
     assert_eq!((job.adopted(), job.ended()), (vec![0], vec![0]));
     job.say(0, left(reached(0, 5), None));
+    job.reach_all();
     let assignments = job.assignments();
     assert_eq!(assignments[&0].resume, Resume::Keep);
     assert!(matches!(&assignments[&1].resume, Resume::State(seat) if seat.name == "a"));
@@ -163,6 +164,7 @@ fn whoever_was_between_two_generations_regroups_with_what_it_holds() {
     assert_eq!(job.phase(), "training");
     // The other one joins.
     job.on(Event::Computed { connection: id(0), fingerprint: "f0".to_owned() });
+    job.reach_all();
     job.pass(SECOND * 3, &[0, 1]);
     assert_eq!(job.regrouped(), [1]);
 }

@@ -266,6 +266,15 @@ impl Job {
         self
     }
 
+    /// The same for whoever was asked just now; what follows comes on top.
+    pub(super) fn reach_all(&mut self) -> &mut Self {
+        let mut all = std::mem::take(&mut self.effects);
+        let more = self.answer_probes(&all);
+        all.extend(more);
+        self.effects = all;
+        self
+    }
+
     /// Whoever is asked whom it can reach reaches all; gives what follows from that.
     pub(super) fn answer_probes(&mut self, effects: &[Effect]) -> Vec<Effect> {
         let mut all = Vec::new();
