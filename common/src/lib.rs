@@ -12,7 +12,7 @@ pub mod exit;
 pub mod failure;
 pub mod ids;
 pub mod image;
-mod nonce;
+pub mod nonce;
 pub mod processor;
 pub mod random;
 pub mod rpc;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// 16 hexadecimal digits from the clock, the process and the system's entropy.
 ///
 /// Not a secret: it tells two writers apart and nothing more.
-pub(crate) fn unique() -> String {
+pub fn unique() -> String {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&since_epoch.as_nanos().to_le_bytes());

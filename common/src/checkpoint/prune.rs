@@ -53,6 +53,28 @@ impl Checkpoints {
         self.prune_below(lineage, keep, living, living).await
     }
 
+    /// The same by hand: nobody tells which generation lives. It is not older than that of the lineage's
+    /// newest checkpoint, so left-overs of terms below that one's are swept, and no others.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Superseded`] if a term begins meanwhile, and those of the store.
+    pub async fn prune_by_hand(
+        &self,
+        lineage: Lineage,
+        keep: Keep,
+    ) -> Result<Pruned, CheckpointError> {
+        let own = self.newest_term().await?.map_or(Term(0), |it| it.term);
+        let all = self.list().await?.checkpoints;
+        let living = match all.into_iter().find(|it| it.lineage == lineage) {
+            Some(newest) => {
+                let parts = self.read(&newest.path).await?.parts;
+                parts.iter().filter_map(|it| term_of(&it.name)).min().unwrap_or(Term(0))
+            }
+            None => Term(0),
+        };
+        self.prune_below(lineage, keep, own, living).await
+    }
+
     /// The same for a coordinator of term `own` whose workers still upload parts of term `living`: it
     /// went on with a generation of an earlier coordinator.
     ///

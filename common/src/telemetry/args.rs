@@ -1,7 +1,5 @@
 //! The options that both programs take for their logs.
 
-use std::io::Write;
-
 use super::Settings;
 
 /// How log lines look.
@@ -36,10 +34,5 @@ impl Args {
             role: role.to_owned(),
             console: None,
         }
-    }
-
-    /// The same with another console, such as one that keeps a progress line below.
-    pub fn settings_with_console(&self, role: &str, console: Box<dyn Write + Send>) -> Settings {
-        Settings { console: Some(console), ..self.settings(role) }
     }
 }

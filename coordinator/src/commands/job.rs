@@ -53,9 +53,13 @@ impl Explain for JobError {
         Some(match self {
             Self::Store(error) => return error.hint(),
             Self::Config(error) => return error.hint(),
-            Self::NeverServed { .. } | Self::Over { .. } => {
+            Self::NeverServed { .. } => {
                 "start it with `convoy launch CONFIG` or `convoy serve CONFIG`".to_owned()
             }
+            Self::Over { .. } => "if its workers train on, `convoy launch` brings the coordinator back \
+                in a moment, and `convoy serve CONFIG --take-over` does it by hand; else start the job \
+                with `convoy launch CONFIG`"
+                .to_owned(),
             Self::NobodyThere { .. } => {
                 "give the address that `convoy serve` says it listens on, or the run's URL"
                     .to_owned()

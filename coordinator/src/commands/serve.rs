@@ -71,6 +71,10 @@ pub(crate) struct Args {
     /// then
     #[arg(long)]
     unfenced: bool,
+    /// Wait a few seconds for the workers of a coordinator that died, before anything is begun from a
+    /// checkpoint: for whatever starts the coordinator again (systemd, Kubernetes, `convoy launch`)
+    #[arg(long)]
+    take_over: bool,
     /// Write the address that became of --bind to this file
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
@@ -213,7 +217,8 @@ async fn open(
     reception.opens(&config.run.name, &url);
     let term = claim(&run, address).await?;
     reception.claimed(term);
-    let opened = run.begin(term).await?;
+    let mut opened = run.begin(term).await?;
+    opened.plan.succeeds = args.take_over;
     let facts = Facts {
         run: config.run.name.clone(),
         url,

@@ -81,7 +81,7 @@ async fn left(mut last: pb::StatusReply) -> pb::StatusReply {
     if let Ok(Some(newest)) = timeout(STORE, newest).await {
         last.last_checkpoint = newest.path;
     }
-    last.phase = "ended".to_owned();
+    (last.phase, last.detail) = ("ended".to_owned(), String::new());
     last
 }
 
@@ -89,8 +89,14 @@ async fn left(mut last: pb::StatusReply) -> pb::StatusReply {
 async fn stop(args: &Args) -> Result<pb::StatusReply, Failure> {
     let until = Instant::now() + args.timeout;
     let mut job = Job::find(&args.target).await?;
+    let before = job.status().await?;
     job.stop(args.reason.clone()).await?;
-    let mut last = job.status().await?;
+    let mut last = match job.status().await {
+        Ok(status) => status,
+        // The end of the job was faster than its answer.
+        Err(JobError::NoAnswer { .. }) => return Ok(left(before).await),
+        Err(error) => return Err(error.into()),
+    };
     if args.no_wait {
         return Ok(last);
     }

@@ -58,6 +58,12 @@ pub(super) enum DrillError {
         /// Name of the signal.
         signal: &'static str,
     },
+    /// The folder of --keep has something in it.
+    #[error("{} is not empty; a drill begins with an empty folder", path.display())]
+    NotEmpty {
+        /// Which.
+        path: PathBuf,
+    },
     /// Nothing happens any more.
     #[error(
         "the job hangs {doing}: {state} after {}",
@@ -99,6 +105,7 @@ impl Explain for DrillError {
                                       name it with --worker"
                     .to_owned()
             }
+            Self::NotEmpty { .. } => "name an empty or new folder".to_owned(),
             Self::File { .. } => "check its permissions and the free space".to_owned(),
             Self::Stuck { .. } | Self::Broke { .. } => {
                 "the processes' logs are in the drill's folder; the same --seed inflicts the same \
@@ -111,9 +118,10 @@ impl Explain for DrillError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoPromise { .. } | Self::Impossible { .. } | Self::NoWorker { .. } => {
-                exit::BAD_INPUT
-            }
+            Self::NoPromise { .. }
+            | Self::Impossible { .. }
+            | Self::NoWorker { .. }
+            | Self::NotEmpty { .. } => exit::BAD_INPUT,
             Self::Interrupted { .. } => exit::INTERRUPTED,
             _ => exit::FAILURE,
         }

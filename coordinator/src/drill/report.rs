@@ -163,18 +163,23 @@ pub(super) fn verdict(it: &Verdict) -> String {
             digest.as_deref().unwrap_or("not known")
         )),
     }
+    // A job that did not come to its end is not looked into.
     let account = &it.samples;
-    say(format!(
-        "samples    {} lost, {} doubled in {} steps{}",
-        account.lost,
-        account.doubled,
-        it.steps,
-        match (account.first, account.untold) {
-            (Some(step), _) => format!(", the first in step {step}"),
-            (None, 0) => String::new(),
-            (None, untold) => format!(", {untold} of which nobody told"),
-        }
-    ));
+    let looked_into = it.digest.is_some();
+    say(match looked_into {
+        false => "samples    not compared with the order".to_owned(),
+        true => format!(
+            "samples    {} lost, {} doubled in {} steps{}",
+            account.lost,
+            account.doubled,
+            it.steps,
+            match (account.first, account.untold) {
+                (Some(step), _) => format!(", the first in step {step}"),
+                (None, 0) => String::new(),
+                (None, untold) => format!(", {untold} of which nobody told"),
+            }
+        ),
+    });
     for (who, Life { first, last, most, looks }) in &it.vitals {
         let megabytes = |bytes: u64| bytes / 1_000_000;
         say(format!(
@@ -197,7 +202,9 @@ pub(super) fn verdict(it: &Verdict) -> String {
             it.swept
         ));
     }
-    if it.leaks.is_empty() {
+    if !looked_into {
+        say("leaks      not looked for".to_owned());
+    } else if it.leaks.is_empty() {
         say("leaks      none: processes, temporary files, store objects".to_owned());
     }
     if let Some(folder) = &it.folder {
@@ -275,6 +282,7 @@ pub(super) fn json(it: &Verdict) -> Value {
             })
         })
         .collect();
+    let looked_into = it.digest.is_some();
     json!({
         "passed": it.is_good(),
         "reasons": it.reasons(),
@@ -282,13 +290,13 @@ pub(super) fn json(it: &Verdict) -> Value {
         "state_digest": it.digest,
         "reference_digest": it.reference,
         "steps": it.steps,
-        "samples_lost": it.samples.lost,
-        "samples_doubled": it.samples.doubled,
-        "steps_untold": it.samples.untold,
+        "samples_lost": looked_into.then_some(it.samples.lost),
+        "samples_doubled": looked_into.then_some(it.samples.doubled),
+        "steps_untold": looked_into.then_some(it.samples.untold),
         "faults": { "count": it.rows.len(), "wanted": it.wanted, "each": faults, "by_kind": kinds },
         "seed": it.seed,
         "workers": it.workers,
-        "leaks": it.leaks,
+        "leaks": looked_into.then_some(&it.leaks),
         "parts_swept": it.swept,
         "memory": memory,
         "broken": it.broken,

@@ -9,6 +9,7 @@ use convoy_common::checkpoint::CheckpointError;
 use convoy_common::config::{Reduction, RunConfig};
 use convoy_common::dataset::{Dataset, Split};
 use convoy_common::failure::Failure;
+use convoy_common::nonce;
 use convoy_common::run_record;
 use convoy_common::sampling::Sampler;
 use convoy_common::store::Store;
@@ -92,7 +93,7 @@ impl Scene {
         let images = dataset.len(Split::Train);
         let steps_per_epoch = images.div_ceil(u64::from(drill.run.train.batch.max(1)));
 
-        let mark = format!("{}-{}", drill.seed, std::process::id());
+        let mark = format!("{}-{}", drill.seed, nonce::unique());
         let folder = match &drill.keep {
             Some(folder) => folder.clone(),
             None => std::env::temp_dir().join(format!("convoy-drill-{mark}")),
@@ -255,8 +256,7 @@ fn make(folder: &Path) -> Result<(), DrillError> {
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut entries = std::fs::read_dir(folder).map_err(failed)?;
     if entries.next().is_some() {
-        let source = std::io::Error::other("it is not empty; a drill begins with an empty one");
-        return Err(DrillError::File { what: "drill in", path: folder.to_owned(), source });
+        return Err(DrillError::NotEmpty { path: folder.to_owned() });
     }
     Ok(())
 }

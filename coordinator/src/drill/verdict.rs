@@ -56,6 +56,7 @@ impl Verdict {
         unless(self.broken.is_some() || self.hash_equal(), "the states differ");
         unless(self.samples.lost == 0, "samples were lost");
         unless(self.samples.doubled == 0, "samples were used twice");
+        unless(self.samples.untold == 0, "nobody told what some steps were fed");
         unless(self.leaks.is_empty(), "something was left behind");
         let all = self.rows.len() >= self.wanted as usize;
         unless(self.broken.is_some() || all, "the run was over before all faults were inflicted");
@@ -75,11 +76,12 @@ mod tests {
     #[test]
     fn only_a_job_with_nothing_against_it_passes() {
         assert!(good().is_good());
-        let worse: [fn(&mut Verdict); 6] = [
+        let worse: [fn(&mut Verdict); 7] = [
             |it| it.reference = Some("abd".to_owned()),
             |it| it.digest = None,
             |it| it.samples.lost = 1,
             |it| it.samples.doubled = 1,
+            |it| it.samples.untold = 1,
             |it| it.leaks.push("object x".to_owned()),
             |it| it.wanted = 1,
         ];

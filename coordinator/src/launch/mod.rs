@@ -226,6 +226,13 @@ impl Job<'_> {
                         }
                     }
                 }
+                Order::StopWorkers => {
+                    for (who, child) in &self.children {
+                        if *who != Who::Coordinator {
+                            child.terminate();
+                        }
+                    }
+                }
                 Order::Restart(index) => {
                     if let Err(error) = self.start_worker(index, events) {
                         tracing::error!(error = %error, "worker cannot be started again");
@@ -273,6 +280,7 @@ impl Job<'_> {
             from: launch.from.as_deref().filter(|_| first),
             replay: launch.replay.as_deref().filter(|_| first),
             unfenced: launch.unfenced,
+            take_over: !first,
         };
         let mut command = Command::new(&self.coordinator_binary);
         command.args(serve.arguments());

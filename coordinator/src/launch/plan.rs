@@ -130,6 +130,8 @@ pub(super) struct Serve<'a> {
     pub(super) from: Option<&'a str>,
     pub(super) replay: Option<&'a str>,
     pub(super) unfenced: bool,
+    /// It is started again, and workers may train for the one before.
+    pub(super) take_over: bool,
 }
 
 impl Serve<'_> {
@@ -151,7 +153,12 @@ impl Serve<'_> {
         if let Some(replay) = self.replay {
             option("--replay", replay.into());
         }
-        for (given, flag) in [(self.fresh, "--fresh"), (self.unfenced, "--unfenced")] {
+        let flags = [
+            (self.fresh, "--fresh"),
+            (self.unfenced, "--unfenced"),
+            (self.take_over, "--take-over"),
+        ];
+        for (given, flag) in flags {
             if given {
                 arguments.push(flag.into());
             }

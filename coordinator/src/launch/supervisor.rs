@@ -69,6 +69,8 @@ pub(super) enum Stage {
 pub(super) enum Order {
     /// Ask the coordinator to stop the job after a checkpoint (SIGTERM).
     StopCoordinator,
+    /// Ask the workers to leave (SIGTERM).
+    StopWorkers,
     /// SIGKILL to every child.
     KillAll,
     /// Start the coordinator again; the workers train on meanwhile.
@@ -259,12 +261,14 @@ impl Supervisor {
         let listened = std::mem::take(&mut self.listening);
         self.coordinator = false;
         let lives = matches!(self.phase, Phase::Running { .. } | Phase::Stopping { .. });
-        let first = self.coordinator_deaths == 0;
+        let began = listened || self.coordinator_deaths == 0;
+        // A store that is away keeps it from coming back, and the workers train on meanwhile.
+        let in_vain = !began && matches!(how, Ending::Code(_)) && !self.workers.is_empty();
         if lives
-            && !is_the_jobs_verdict(how, listened || first)
-            && self.coordinator_deaths < self.patience.restarts
+            && !is_the_jobs_verdict(how, began)
+            && (in_vain || self.coordinator_deaths < self.patience.restarts)
         {
-            self.coordinator_deaths += 1;
+            self.coordinator_deaths += u32::from(!in_vain);
             let left = self.patience.restarts - self.coordinator_deaths;
             orders.push(Order::Say(Notice::CoordinatorRestarts(how, left)));
             self.coordinator_due = Some(now + self.wait_after(how));
@@ -284,7 +288,13 @@ impl Supervisor {
         if let Ending::Signal(number) = how {
             orders.push(Order::Say(Notice::CoordinatorCrashed(number)));
         }
-        self.phase = Phase::Closing { until: now + self.patience.after_coordinator, code };
+        let mut patience = self.patience.after_coordinator;
+        if how == Ending::Code(exit::SUPERSEDED) {
+            // They train for another one, and what they hold must not go with them.
+            orders.push(Order::StopWorkers);
+            patience = patience.max(self.patience.grace);
+        }
+        self.phase = Phase::Closing { until: now + patience, code };
     }
 
     fn worker_ended(&mut self, now: Instant, index: usize, how: Ending, orders: &mut Vec<Order>) {
@@ -439,7 +449,7 @@ impl Supervisor {
 /// One that never `began` may have met a store that was out of reach for a while.
 fn is_the_jobs_verdict(how: Ending, began: bool) -> bool {
     match how {
-        Ending::Code(exit::UNAVAILABLE) => began,
+        Ending::Code(exit::UNAVAILABLE | exit::BAD_INPUT) => began,
         Ending::Code(exit::FAILURE | exit::WORKER_LOST | exit::SUPERSEDED | exit::INTERRUPTED) => {
             true
         }

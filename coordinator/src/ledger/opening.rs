@@ -443,6 +443,7 @@ impl Run {
             run: config.run.name.clone(),
             term,
             lineage: lineage.lineage,
+            succeeds: false,
             repeats: None,
             start,
             workers: cluster.workers,

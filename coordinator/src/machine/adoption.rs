@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Waiting --a worker of an earlier term calls--> Adopting --all of its generation--> Training
+//! (a successor)  ------------ begins ------------>  |
 //!                                                   |  |
 //!                  not all in time, or half-formed -+  '- all gone again --> Waiting
 //!                                                   v
@@ -318,7 +319,9 @@ impl Machine {
 
     /// `1 of 2 workers of generation 1.3 have called`
     pub(super) fn calls(&self) -> String {
-        let Some(standing) = self.counting() else { return String::new() };
+        let Some(standing) = self.counting() else {
+            return "waits for workers that may train for the coordinator before".to_owned();
+        };
         let came = |name: &str| self.members.named(name).is_some();
         let have = standing.roster.iter().filter(|seat| came(&seat.name)).count();
         let (of, generation) = (standing.roster.len(), standing.generation);

@@ -178,7 +178,10 @@ impl Machine {
     /// A job that waits for its workers from `now` on.
     pub fn new(plan: Plan, now: Duration) -> Self {
         Self {
-            phase: Phase::Waiting { until: now + plan.deadlines.join },
+            phase: match plan.succeeds {
+                true => Phase::Adopting { until: now + plan.deadlines.adopt },
+                false => Phase::Waiting { until: now + plan.deadlines.join },
+            },
             members: Members::default(),
             roster: None,
             fingerprint: plan.fingerprint.clone(),

@@ -17,6 +17,9 @@ pub struct Plan {
     pub term: Term,
     /// The line of history that is continued.
     pub lineage: Lineage,
+    /// Workers may train for the coordinator before: nothing is formed or stopped until they have had time
+    /// to call.
+    pub succeeds: bool,
     /// The one that this one repeats from a checkpoint on: states of it are states of this one.
     pub repeats: Option<Lineage>,
     /// Where training goes on.

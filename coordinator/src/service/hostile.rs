@@ -31,6 +31,7 @@ fn plan() -> Plan {
         min_workers: 1,
         max_workers: 2,
         straggler: Straggler::Warn,
+        succeeds: false,
         repeats: None,
         resolved_digest: String::new(),
         version: "1".to_owned(),

@@ -1,7 +1,7 @@
 //! `convoy checkpoints prune`: what a running job does after each checkpoint, by hand.
 
 use convoy_common::checkpoint::Keep;
-use convoy_common::ids::{Lineage, Term};
+use convoy_common::ids::Lineage;
 use serde_json::json;
 
 use super::{Told, open};
@@ -29,14 +29,13 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Prunes every lineage. Parts that the newest coordinator may be uploading are left alone.
+/// Prunes every lineage. Parts that living workers may be uploading are left alone.
 pub(super) async fn prune(args: &Args) -> Told {
     let (checkpoints, record) = open(&args.url).await?;
     let keep = Keep {
         last: args.keep_last.unwrap_or(record.config.checkpoint.keep_last),
         best: args.keep_best.unwrap_or(record.config.checkpoint.keep_best),
     };
-    let living = checkpoints.newest_term().await?.map_or(Term(0), |it| it.term);
     let lineages: Vec<Lineage> =
         checkpoints.lineages().await?.into_iter().map(|it| it.lineage).collect();
     let (mut removed, mut swept) = (Vec::new(), 0);
@@ -44,7 +43,7 @@ pub(super) async fn prune(args: &Args) -> Told {
         if args.dry_run {
             removed.extend(checkpoints.prunable(lineage, keep).await?);
         } else {
-            let pruned = checkpoints.prune(lineage, keep, living).await?;
+            let pruned = checkpoints.prune_by_hand(lineage, keep).await?;
             removed.extend(pruned.removed);
             swept += pruned.swept;
         }

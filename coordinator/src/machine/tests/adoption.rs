@@ -124,8 +124,7 @@ fn a_worker_that_is_there_anew_is_not_waited_for() {
     job.join(1);
     job.calls(0, standing(0, 2, at(0, 5)));
     assert_eq!((job.adopted(), job.ended()), (vec![0], vec![0]));
-    job.say(0, left(reached(0, 5), None));
-    job.reach_all();
+    job.reach_all().say(0, left(reached(0, 5), None));
     let assignments = job.assignments();
     assert_eq!(assignments[&0].resume, Resume::Keep);
     assert!(matches!(&assignments[&1].resume, Resume::State(seat) if seat.name == "a"));
@@ -342,4 +341,27 @@ fn a_coordinator_whose_term_is_over_ends_without_a_word_to_the_workers() {
     assert_eq!(outcome.exit_code, exit::SUPERSEDED);
     assert!(outcome.message.contains("10.0.0.2:7171"), "{}", outcome.message);
     assert_eq!(outcome.hint.as_deref(), Some("ask that one: convoy status 10.0.0.2:7171"));
+}
+
+#[test]
+fn a_successor_begins_and_stops_nothing_before_workers_have_had_time_to_call() {
+    let successor = || Job::new(Plan { succeeds: true, ..plan(1) });
+    let mut job = successor();
+    assert_eq!(job.phase(), "adopting");
+    job.join_as(id(0), hello("a"), "f0");
+    assert!(job.assignments().is_empty());
+    job.pass(SECOND * 5, &[0]);
+    assert_eq!(job.assignments().len(), 1, "nobody came");
+
+    // One that trains comes before time is up, and the stop is a stop with a checkpoint.
+    let mut job = successor();
+    job.on(Event::StopRequested { reason: "asked".to_owned() });
+    assert!(job.machine.outcome().is_none());
+    assert_eq!(job.calls(0, standing(0, 1, at(0, 5))).adopted(), [0]);
+    assert_eq!(job.phase(), "stopping");
+
+    let mut job = successor();
+    job.on(Event::StopRequested { reason: "asked".to_owned() });
+    job.pass(SECOND * 5, &[]);
+    assert!(job.machine.outcome().is_some());
 }

@@ -30,6 +30,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         run: "test".to_owned(),
         term: Term(3),
         lineage: Lineage(1),
+        succeeds: false,
         repeats: None,
         start: Start::default(),
         workers,

@@ -94,9 +94,11 @@ impl Cluster {
 
     /// Follows all orders until nobody has any.
     fn obey(&mut self) {
-        loop {
+        for round in 0.. {
             let orders: Vec<(u64, Order)> =
                 self.job.orders().into_iter().map(|(to, it)| (to, it.clone())).collect();
+            // No exchange of words goes on for ever.
+            assert!(round < 200, "{orders:?}");
             let refused: Vec<u64> = self
                 .job
                 .effects
