@@ -6,7 +6,7 @@
 //!                   '-- no answer --> Search: newest term object, address known --> the next one
 //! ```
 //!
-//! The wire types stop here. One bidirectional call ([`line`]) carries everything; its end means that
+//! The wire types stop here. One bidirectional call ([`mod@line`]) carries everything; its end means that
 //! the other side is gone, so a crash is known at once and not after a timeout. A worker outlives its
 //! coordinators: the [`Link`] stays, looks for the next one and tells it what the last one may not
 //! have heard.
