@@ -36,8 +36,8 @@ Examples:
   convoy drill my.toml --workers 4 --faults 200 --seed 7 --json >report.json
   convoy drill my.toml --workers 2 --faults 5 --kinds kill,drain --keep drill-1
 
-Exit codes: 0 equal states, no sample lost or doubled, nothing left behind; 1 something of these is not
-so, or the job did not come to its end; 64 the config cannot be drilled; 130 interrupted."
+Exit codes: 0 equal states, no sample lost or doubled, nothing left behind; 1 not so, or the job
+did not come to its end; 64 the config cannot be drilled; 130 interrupted."
 )]
 pub(crate) struct Args {
     /// The run's TOML file

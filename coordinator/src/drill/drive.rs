@@ -19,10 +19,11 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 use super::cluster::Cluster;
 use super::error::DrillError;
 use super::plan::Fault;
-use super::process::{Ending, Heard, News, Who};
+use super::process::{Heard, News, Who};
 use super::vitals::{self, Vitals};
 use super::watch::Journal;
 use crate::commands::job::Job;
+use crate::launch::os::Ending;
 use crate::launch::signals::Signals;
 use crate::launch::words;
 

@@ -7,16 +7,17 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use convoy_common::telemetry::Line;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::launch::os::{Ending, ending, send};
 use crate::launch::tether;
 
 /// The longest piece of a line that is held in memory.
@@ -41,15 +42,6 @@ impl Who {
             Self::Worker(index) => format!("worker-{index}"),
         }
     }
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// It exited with this code.
-    Code(u8),
-    /// A signal of this number killed it.
-    Signal(i32),
 }
 
 /// What a process does.
@@ -131,29 +123,6 @@ async fn attend(
         }
     }
     tell(News::Ended(ending(status)));
-}
-
-fn send(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let Some(pid) = pid else { return };
-    // A process that ends meanwhile needs no signal any more.
-    let _ = match signal {
-        Signal::KILL => kill_process_group(pid, signal),
-        _ => kill_process(pid, signal),
-    };
-}
-
-fn ending(status: io::Result<ExitStatus>) -> Ending {
-    use std::os::unix::process::ExitStatusExt as _;
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Ending::Code(u8::try_from(code).unwrap_or(u8::MAX)),
-            (None, Some(number)) => Ending::Signal(number),
-            (None, None) => Ending::Code(u8::MAX),
-        },
-        // It cannot be waited for, so nothing is known of it.
-        Err(_) => Ending::Code(u8::MAX),
-    }
 }
 
 async fn forward(from: impl AsyncRead + Unpin, mut log: File, tell: impl Fn(News)) {

@@ -184,7 +184,7 @@ pub(super) fn verdict(it: &Verdict) -> String {
         let megabytes = |bytes: u64| bytes / 1_000_000;
         say(format!(
             "memory     {}: {} MB at first, {} at last, {} at most; {} open files at first, {} at \
-             last; over {looks} faults",
+             last; in {looks} looks",
             who.name(),
             megabytes(first.memory),
             megabytes(last.memory),
@@ -278,7 +278,7 @@ pub(super) fn json(it: &Verdict) -> Value {
                 "bytes_most": life.most.memory,
                 "files_first": life.first.files,
                 "files_last": life.last.files,
-                "faults_lived_through": life.looks,
+                "looks": life.looks,
             })
         })
         .collect();

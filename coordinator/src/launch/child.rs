@@ -4,17 +4,18 @@
 //! the last lines of a child are read before its end is told. It decides nothing.
 
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::console::Lines;
-use super::supervisor::{Ending, Event, Who};
+use super::os::{ending, send};
+use super::supervisor::{Event, Who};
 use super::tether::tether;
 
 /// The longest piece of a line that is held in memory.
@@ -81,31 +82,6 @@ async fn attend(
     }
     // The loop is gone only if the launcher is ending.
     let _ = events.send(Event::Ended(who, ending(status))).await;
-}
-
-fn send(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let Some(pid) = pid else { return };
-    let sent = match signal {
-        Signal::KILL => kill_process_group(pid, signal),
-        _ => kill_process(pid, signal),
-    };
-    if let Err(error) = sent {
-        tracing::debug!(pid = pid.as_raw_nonzero().get(), %error, "signal not delivered");
-    }
-}
-
-fn ending(status: io::Result<ExitStatus>) -> Ending {
-    use std::os::unix::process::ExitStatusExt as _;
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Ending::Code(u8::try_from(code).unwrap_or(u8::MAX)),
-            (None, Some(number)) => Ending::Signal(number),
-            (None, None) => Ending::Code(u8::MAX),
-        },
-        // It cannot be waited for, so nothing is known of it.
-        Err(_) => Ending::Code(u8::MAX),
-    }
 }
 
 async fn forward(from: impl AsyncRead + Unpin, lines: Lines) {

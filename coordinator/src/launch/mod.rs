@@ -14,6 +14,7 @@ mod child;
 mod console;
 pub(crate) mod drawn;
 mod error;
+pub(crate) mod os;
 pub(crate) mod plan;
 mod progress;
 pub(crate) mod signals;

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use convoy_common::exit;
 
+use super::os::Ending;
+
 /// One of the children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
@@ -23,15 +25,6 @@ pub(super) enum Who {
     Coordinator,
     /// The worker of this index.
     Worker(usize),
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// It exited with this code.
-    Code(u8),
-    /// A signal of this number killed it.
-    Signal(i32),
 }
 
 /// What the supervisor hears.
