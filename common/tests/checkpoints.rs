@@ -423,22 +423,26 @@ async fn pruning_never_takes_the_newest_good_one() {
 }
 
 #[tokio::test]
-async fn left_overs_of_lower_terms_are_swept_and_those_of_the_living_one_are_not() {
+async fn left_overs_are_swept_and_what_may_be_an_upload_under_way_is_not() {
     let (_folder, store) = folder();
     let checkpoints = Checkpoints::new(store.clone());
-    write(&checkpoints, 10, 1, Term(2)).await;
+    let manifest = write(&checkpoints, 10, 1, Term(2)).await;
     for term in [Term(1), Term(2)] {
         let layout = layout();
         for part in parts(&layout, term, 2, 3) {
-            checkpoints.upload_part(Lineage(1), 20, &part).await.unwrap();
-            checkpoints.upload_part(Lineage(1), 10, &part).await.unwrap();
+            for step in [5, 10, 20] {
+                checkpoints.upload_part(Lineage(1), step, &part).await.unwrap();
+            }
         }
     }
+    // Two of each, but for those of the living term beyond the checkpoint.
     let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
-    assert_eq!((pruned.removed.len(), pruned.swept), (0, 4));
+    assert_eq!((pruned.removed.len(), pruned.swept), (0, 10));
     let left = store.list("checkpoints").await.unwrap();
     assert!(left.iter().all(|object| !object.path.contains("/part-1-")));
-    assert_eq!(left.len(), 6);
+    assert!(left.iter().all(|object| !object.path.contains("/000000000005/")));
+    assert_eq!(left.len(), 4);
+    checkpoints.verify(&manifest).await.unwrap();
 }
 
 /// As a writer leaves it that is killed in the middle of an upload.
@@ -456,11 +460,18 @@ async fn half_written_parts_of_killed_writers_are_swept_and_those_of_the_living_
     let manifest = write(&checkpoints, 10, 1, Term(2)).await;
     let dead = half_written(&folder, 20, "part-1-0of1-ff.safetensors");
     let beside = half_written(&folder, 10, "part-1-0of1-ff.safetensors");
+    let overtaken = half_written(&folder, 9, "part-2-0of1-ff.safetensors");
     let living = half_written(&folder, 30, "part-2-0of1-ff.safetensors");
     let foreign = half_written(&folder, 20, "notes.txt");
     let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
-    assert_eq!((pruned.removed.len(), pruned.swept), (0, 2));
-    assert!(!dead.exists() && !beside.exists() && living.exists() && foreign.exists());
+    assert_eq!((pruned.removed.len(), pruned.swept), (0, 3));
+    assert!(
+        !overtaken.exists()
+            && !dead.exists()
+            && !beside.exists()
+            && living.exists()
+            && foreign.exists()
+    );
     checkpoints.verify(&manifest).await.unwrap();
     let dead = half_written(&folder, 40, "part-2-0of1-ff.safetensors");
     checkpoints.claim_next("x").await.unwrap();

@@ -233,7 +233,7 @@ proptest! {
 
     #[test]
     fn files_whose_names_are_numbers_beyond_all_others_do_no_harm(
-        folder in prop::sample::select(vec!["terms", "lineages", "overrides/1", "overrides/1/effective"]),
+        folder in prop::sample::select(vec!["terms", "ended", "lineages", "overrides/1", "overrides/1/effective"]),
         number in prop::sample::select(vec![u64::MAX, u64::MAX - 1, 0, 1 << 40]),
         text in prop::sample::select(vec!["{}", "[]", "", "null"]),
     ) {

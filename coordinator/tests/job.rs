@@ -7,10 +7,10 @@ mod support;
 
 use convoy_common::checkpoint::Search;
 use convoy_common::exit;
-use convoy_common::ids::{Lineage, Position};
+use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::pb::{self, FinishCause};
 use convoy_common::schedule::AppliedDrop;
-use convoy_coordinator::ledger::{self, Fencing, Origin};
+use convoy_coordinator::ledger::{self, Fencing, Ledger as _, Origin};
 use convoy_coordinator::machine::Ending;
 use pb::coordinator_message::Kind as Out;
 use pb::operate_request::What;
@@ -74,6 +74,7 @@ async fn a_job_goes_on_where_the_last_one_stopped() {
     assert_eq!(a.dismissed().await, u32::from(exit::STOPPED));
     drop((a, b));
     assert_eq!(server.outcome().await.exit_code, exit::STOPPED);
+    assert!(place.checkpoints().has_ended(Term(1)).await.unwrap());
 
     // Another number of workers may go on.
     let server = Server::start(place.config(&["cluster.workers=1"]), Origin::Newest).await;
@@ -85,6 +86,22 @@ async fn a_job_goes_on_where_the_last_one_stopped() {
     assert_eq!(assignment.position, Some(at(0, 2).into()));
     assert_eq!(assignment.manifest, "checkpoints/1/000000000002/manifest.json");
     assert_eq!(assignment.generation.unwrap().term, 2);
+}
+
+#[tokio::test]
+async fn workers_are_waited_for_after_a_coordinator_that_did_not_say_that_it_ended() {
+    let place = Place::new().await;
+    let opened = || async {
+        let run = ledger::open(place.config(&[]), Origin::Newest, Fencing::Required).await.unwrap();
+        run.take_over("127.0.0.1:7171").await.unwrap()
+    };
+    assert!(!opened().await.plan.succeeds, "there was nobody before");
+    let mut second = opened().await;
+    assert!(second.plan.succeeds);
+    second.ledger.record_end("stopped").await.unwrap();
+    assert!(!opened().await.plan.succeeds);
+    // That of an earlier one says nothing of the last.
+    assert!(opened().await.plan.succeeds);
 }
 
 #[tokio::test]
@@ -358,6 +375,10 @@ async fn a_worker_of_another_kind_is_refused_now_and_when_the_run_goes_on() {
             Some(Out::Assignment(_)) if !refused => {}
             order => panic!("{order:?}"),
         }
+        // The next one need not wait for workers of this one.
+        server.client().await.stop(pb::StopRequest::default()).await.unwrap();
+        drop(odd);
+        server.outcome().await;
     }
 }
 

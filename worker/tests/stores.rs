@@ -14,7 +14,7 @@ use convoy_common::exit;
 use convoy_common::ids::Position;
 use convoy_worker::train::Moment;
 use together::hooked::Hook;
-use together::{Diary, Job, Node, Plant, nothing, once, slowly};
+use together::{Diary, Job, Node, Plant, both, nothing, once, slowly};
 
 /// A checkpoint after each step, of which none is removed.
 const OFTEN: [&str; 2] = ["checkpoint.every_steps=1", "checkpoint.keep_last=100"];
@@ -110,12 +110,7 @@ fn a_store_that_does_not_come_back_ends_the_run_with_what_is_saved_and_it_goes_o
         off.off();
         Ok(())
     });
-    let slow = slowly(100);
-    let away: Plant = Box::new(move |life, moment, position| {
-        slow(life, moment, position)?;
-        away(life, moment, position)
-    });
-    let nodes = join_all(&job, vec![away, slowly(100)]);
+    let nodes = join_all(&job, vec![both(slowly(100), away), slowly(100)]);
     let outcome = job.outcome();
     assert_eq!(outcome.exit_code, exit::UNAVAILABLE, "{outcome:?}");
     for said in
@@ -172,9 +167,10 @@ fn a_full_disk_is_waited_for_until_somebody_makes_room() {
 /// One of three workers dies at that moment of a checkpoint; the others go on.
 fn lose(victim: usize, position: Position, moment: Moment) {
     let what = format!("{victim} lost at {position}, {moment:?}");
+    // Slow enough for the loss to be known before the next checkpoint is due of itself.
     let plant = |number| match number == victim {
-        true => once(position, moment, |life| life.die()),
-        false => nothing(),
+        true => both(slowly(150), once(position, moment, |life| life.die())),
+        false => slowly(150),
     };
     // The first one falls due at the fourth step, when every slot is free.
     let job = Job::new(3, &["checkpoint.every_steps=4", "checkpoint.keep_last=100"]);

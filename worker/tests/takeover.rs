@@ -242,6 +242,39 @@ fn workers_that_no_coordinator_comes_for_stop_together_and_one_that_is_asked_to_
 }
 
 #[test]
+fn a_pause_outlives_its_coordinator_and_a_job_that_is_started_twice_goes_on_with_its_old_workers() {
+    let place = Place::new();
+    let config = place.config("rest");
+    let (mut first, url) = serve(&place, &config, "first", &[]);
+    let mut workers = ["a", "b"].map(|name| join(&place, &url, name));
+    first.tells("progress");
+    place.convoy(&["pause", &url, "--reason", "maintenance"]);
+    first.send(Signal::KILL);
+    first.ends_with(None);
+
+    let (mut second, url) = serve(&place, &config, "second", &[]);
+    let mut stranger = Process::start(
+        &place,
+        "stranger",
+        Path::new(env!("CARGO_BIN_EXE_convoy-worker")),
+        &["join", "--coordinator", &url, "--name", "a", "--lanes", "1"],
+    );
+    stranger.ends_with(Some(exit::UNAVAILABLE));
+    second.tells("job paused");
+    let status = place.convoy(&["status", &url]);
+    let told = second.stderr();
+    assert!(status.contains("paused") && status.contains("maintenance"), "{status}\n{told}");
+    place.convoy(&["resume", &url]);
+    second.tells("progress");
+    let told = second.stderr();
+    assert!(!told.contains("was lost") && !told.contains("took over the state"), "{told}");
+    second.send(Signal::INT);
+    second.ends_with(Some(exit::STOPPED));
+    workers.iter_mut().for_each(|it| it.ends_with(Some(exit::STOPPED)));
+    is_like_a_quiet_run(&place, "rest");
+}
+
+#[test]
 fn when_everything_is_lost_at_once_the_run_goes_on_from_its_newest_checkpoint() {
     let place = Place::new();
     let config = place.config("all");

@@ -3,6 +3,7 @@
 //! ```text
 //! RUN_URL/run.json                                        the run record
 //! RUN_URL/terms/<n>.json                                  lives of coordinators
+//! RUN_URL/ended/<n>.json                                  those that ended their job on purpose
 //! RUN_URL/lineages/<n>.json                               lines of history
 //! RUN_URL/overrides/<lineage>/                            what operators ordered meanwhile
 //! RUN_URL/checkpoints/<lineage>/<global step, 12 digits>/
@@ -40,7 +41,7 @@ pub use manifest::{FORMAT, Header, Manifest, ManifestError, SharedState};
 pub use overrides::{DropRecord, LoggedDrop};
 pub use part::{EncodedPart, PartEntry, PartError, SliceEntry, encode_part, slice_hash};
 pub use prune::{Keep, Pruned};
-pub use term::{Claim, TermRecord};
+pub use term::{Claim, EndRecord, TermRecord};
 
 use crate::ids::Lineage;
 

@@ -1,9 +1,11 @@
 //! Removing what is no longer needed, and nothing else.
 //!
 //! The manifest goes first: from then on the checkpoint does not exist, and a crash leaves parts
-//! that a later sweep finds. Parts without a manifest are swept only if a lower term wrote them;
-//! those of the living term may be an upload under way. In a folder the same goes for the half-written
-//! files of parts whose writer was killed, and folders of which nothing is left go too.
+//! that a later sweep finds. Parts that no manifest names are swept if a lower term wrote them, or if they
+//! are not newer than the lineage's newest checkpoint: each rank uploads in the order of the steps and
+//! manifests are published in that order, so nobody will need them. Newer ones of the living term may be
+//! an upload under way. In a folder the same goes for the half-written files of parts whose writer was
+//! killed, and folders of which nothing is left go too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +21,7 @@ use crate::store::Stored;
 pub struct Pruned {
     /// Manifests removed with their parts.
     pub removed: Vec<String>,
-    /// Left-over parts of lower terms removed, whole and half-written ones.
+    /// Left-over parts removed, whole and half-written ones.
     pub swept: usize,
 }
 
@@ -35,9 +37,27 @@ pub struct Keep {
 /// The objects of one lineage, by checkpoint folder.
 type Folders = BTreeMap<String, Vec<Stored>>;
 
+/// Whose parts may still be needed.
+#[derive(Clone, Copy, Debug)]
+struct Living {
+    /// Those of this term and of later ones,
+    term: Term,
+    /// of later steps than this one, which the newest checkpoint has.
+    after: Option<u64>,
+}
+
+impl Living {
+    /// Whether the part of that name in that folder is nobody's any more, unless a manifest names it.
+    fn is_past(self, folder: &str, name: &str) -> bool {
+        let step = folder.rsplit('/').next().and_then(|it| it.parse::<u64>().ok());
+        let overtaken = matches!((step, self.after), (Some(step), Some(after)) if step <= after);
+        term_of(name).is_some_and(|term| term < self.term || overtaken)
+    }
+}
+
 impl Checkpoints {
     /// Keeps the checkpoints of the lineage that `keep` names, removes the older ones, and sweeps
-    /// what terms below `living` left behind.
+    /// what terms below `living` left behind, and all terms up to the newest checkpoint.
     ///
     /// The newest good checkpoint always stays, as do those that another lineage started from. To
     /// know the former, the newest kept one is read back and verified before anything older goes.
@@ -54,7 +74,7 @@ impl Checkpoints {
     }
 
     /// The same by hand: nobody tells which generation lives. It is not older than that of the lineage's
-    /// newest checkpoint, so left-overs of terms below that one's are swept, and no others.
+    /// newest checkpoint, so newer left-overs of terms below that one's are swept, and no others.
     ///
     /// # Errors
     /// [`CheckpointError::Superseded`] if a term begins meanwhile, and those of the store.
@@ -89,6 +109,8 @@ impl Checkpoints {
     ) -> Result<Pruned, CheckpointError> {
         self.still_in(own).await?;
         let folders = self.folders(lineage).await?;
+        let steps = folders.values().flatten().filter_map(|it| manifest_key(&it.path));
+        let living = Living { term: living, after: steps.map(|(_, step)| step).max() };
         let mut pruned = Pruned::default();
         for path in self.superfluous(&folders, keep).await? {
             self.store.delete(&path).await?;
@@ -111,19 +133,17 @@ impl Checkpoints {
         Ok(pruned)
     }
 
-    /// Removes what writers of lower terms did not live to finish.
+    /// Removes what writers did not live to finish.
     async fn sweep_unfinished(
         &self,
         lineage: Lineage,
-        living: Term,
+        living: Living,
     ) -> Result<usize, CheckpointError> {
         let mut swept = 0;
         for (object, file) in self.store.unfinished(&lineage_folder(lineage)).await? {
             let (folder, name) = object.rsplit_once('/').unwrap_or(("", &object));
             // One that is renamed or removed by another at this moment is none of ours any more.
-            if term_of(name).is_some_and(|term| term < living)
-                && tokio::fs::remove_file(file).await.is_ok()
-            {
+            if living.is_past(folder, name) && tokio::fs::remove_file(file).await.is_ok() {
                 self.store.remove_empty_folder(folder).await;
                 swept += 1;
             }
@@ -206,17 +226,18 @@ impl Checkpoints {
         Ok(None)
     }
 
-    /// Removes parts of lower terms that the folder's manifest, if there is one, does not name.
+    /// Removes parts of the past that the folder's manifest, if there is one, does not name.
     async fn sweep(
         &self,
         manifest: &str,
         objects: &[Stored],
-        living: Term,
+        living: Living,
     ) -> Result<usize, CheckpointError> {
         let old: Vec<(&str, &Stored)> = objects
             .iter()
-            .filter_map(|object| Some((object.path.rsplit_once('/')?.1, object)))
-            .filter(|(name, _)| term_of(name).is_some_and(|term| term < living))
+            .filter_map(|object| Some((object, object.path.rsplit_once('/')?)))
+            .filter(|(_, (folder, name))| living.is_past(folder, name))
+            .map(|(object, (_, name))| (name, object))
             .collect();
         if old.is_empty() {
             return Ok(0);

@@ -1,7 +1,8 @@
-//! Lives of coordinators: `terms/<n>.json`, create-only.
+//! Lives of coordinators: `terms/<n>.json` and `ended/<n>.json`, create-only.
 //!
 //! Whoever creates the next object is the coordinator; it holds the address at which workers and
-//! later claimants reach it. Of two claimants of one number exactly one wins.
+//! later claimants reach it. Of two claimants of one number exactly one wins. A coordinator that ends
+//! its job on purpose says so; where it does not, its workers may still be training.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::ids::Term;
 use crate::nonce;
 
 const FOLDER: &str = "terms";
+const ENDED: &str = "ended";
 
 /// One life of a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,18 @@ pub struct TermRecord {
     pub started: String,
     /// Version of Convoy.
     pub version: String,
+}
+
+/// That a coordinator has ended its job, and its workers with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndRecord {
+    /// The coordinator's.
+    pub term: Term,
+    /// RFC 3339.
+    pub ended: String,
+    /// How, in the words of its log.
+    pub outcome: String,
 }
 
 /// How a claim ended.
@@ -83,6 +97,25 @@ impl Checkpoints {
         } else {
             Ok(Claim::Lost(self.term(record.term.0).await?))
         }
+    }
+
+    /// Writes down that the coordinator of that term has ended its job.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn end_term(&self, term: Term, outcome: &str) -> Result<(), CheckpointError> {
+        let record = EndRecord { term, ended: super::now(), outcome: outcome.to_owned() };
+        // Nobody else writes it.
+        self.create_json(&format!("{ENDED}/{term}.json"), &record).await?;
+        Ok(())
+    }
+
+    /// Whether the coordinator of that term has ended its job.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn has_ended(&self, term: Term) -> Result<bool, CheckpointError> {
+        Ok(self.numbers(ENDED).await?.contains(&term.0))
     }
 
     /// Refuses to go on in a term that is over.

@@ -1,4 +1,4 @@
-//! JPEG: a survey of the markers, then the decoder in its strict mode, and the encoder.
+//! JPEG: a survey of the markers, then the decoder in its strict mode.
 //!
 //! The survey finds the size before anything is decoded, and the end-of-image marker, without
 //! which a file is truncated: decoders notice a missing end only from one row of blocks to the
@@ -10,7 +10,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jpeg_decoder::PixelFormat;
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -18,40 +17,6 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use super::{ImageError, Limits, Rgb8};
-
-/// How finely colour is kept against brightness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chroma {
-    /// 4:4:4, as fine as brightness.
-    Full,
-    /// 4:2:0, a quarter of the samples: what cameras and most of ImageNet use.
-    Quarter,
-}
-
-/// Encodes a picture as baseline JPEG in one scan with the standard Huffman tables.
-///
-/// Tables of its own would save some 5 % but make this encoder write a scan per colour, which not
-/// every decoder reads well.
-///
-/// # Errors
-/// [`ImageError::Unsupported`] if a side is 0 or passes 65,535 pixels.
-pub fn encode_jpeg(image: &Rgb8, quality: u8, chroma: Chroma) -> Result<Vec<u8>, ImageError> {
-    let unsupported = |what: String| ImageError::Unsupported { what };
-    let side = |length: u32| {
-        u16::try_from(length).map_err(|_| unsupported(format!("{length} pixels a side in a JPEG")))
-    };
-    let (width, height) = (side(image.width)?, side(image.height)?);
-    let mut bytes = Vec::with_capacity(image.pixels.len() / 8);
-    let mut encoder = Encoder::new(&mut bytes, quality.clamp(1, 100));
-    encoder.set_sampling_factor(match chroma {
-        Chroma::Full => SamplingFactor::R_4_4_4,
-        Chroma::Quarter => SamplingFactor::R_4_2_0,
-    });
-    encoder
-        .encode(&image.pixels, width, height, ColorType::Rgb)
-        .map_err(|error| unsupported(error.to_string()))?;
-    Ok(bytes)
-}
 
 pub(super) fn decode(bytes: &[u8], limits: Limits) -> Result<Rgb8, ImageError> {
     let mut pixels = Vec::new();

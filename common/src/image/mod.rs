@@ -12,15 +12,16 @@
 //! This module knows no data set, no tensor and no file system.
 
 mod decoder;
+mod encode;
 mod error;
 mod geometry;
 mod jpeg;
 mod png;
 
 pub use decoder::{Decoded, Decoder, Picture};
+pub use encode::{Chroma, encode_jpeg};
 pub use error::ImageError;
 pub use geometry::{centre_crop, centre_offset, crop, shorter_side, shorter_side_256};
-pub use jpeg::{Chroma, encode_jpeg};
 
 /// An RGB picture with 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -63,7 +63,7 @@ pub(crate) struct Args {
     json: bool,
     /// State digest at the config's end, as `convoy checkpoints show` prints it, in place of a quiet
     /// run
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
     reference: Option<String>,
     /// Workers of the quiet run [default: as many as in the other]
     #[arg(long, value_name = "N", conflicts_with = "reference", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -85,13 +85,26 @@ pub(crate) struct Args {
     patience: Duration,
 }
 
+/// A state's digest as it is printed in full: 64 hexadecimal digits.
+fn digest(text: &str) -> Result<String, String> {
+    let is_digest = text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit());
+    is_digest.then(|| text.to_ascii_lowercase()).ok_or_else(|| {
+        "give all 64 hexadecimal digits, as `convoy checkpoints show --json` prints them".to_owned()
+    })
+}
+
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let run = config::load(&args.config, &args.overrides)?;
+    let mut run = config::load(&args.config, &args.overrides)?;
     let workers = args.workers.unwrap_or(run.cluster.workers);
     if workers < 2 {
         let text = "a drill needs two workers at least: with one there is nobody to go on";
         return Err(Failure::new(convoy_common::exit::BAD_INPUT, text)
             .with_hint("say how many with --workers"));
+    }
+    // Whether it can have so many is said before anything is started.
+    for workers in [args.reference_workers, Some(workers)].into_iter().flatten() {
+        let more = [args.overrides.clone(), vec![format!("cluster.workers={workers}")]].concat();
+        run = config::load(&args.config, &more)?;
     }
     let seed = args.seed.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

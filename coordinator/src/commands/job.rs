@@ -56,10 +56,12 @@ impl Explain for JobError {
             Self::NeverServed { .. } => {
                 "start it with `convoy launch CONFIG` or `convoy serve CONFIG`".to_owned()
             }
-            Self::Over { .. } => "if its workers train on, `convoy launch` brings the coordinator back \
-                in a moment, and `convoy serve CONFIG --take-over` does it by hand; else start the job \
-                with `convoy launch CONFIG`"
-                .to_owned(),
+            Self::Over { .. } => {
+                "if its workers train on, `convoy launch` brings the coordinator back \
+                in a moment, and `convoy serve CONFIG` does it by hand; else start the job with \
+                `convoy launch CONFIG`"
+                    .to_owned()
+            }
             Self::NobodyThere { .. } => {
                 "give the address that `convoy serve` says it listens on, or the run's URL"
                     .to_owned()

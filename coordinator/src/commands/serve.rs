@@ -32,7 +32,8 @@ const CLAIMS: u32 = 20;
 /// Coordinates one job: waits for its workers, keeps its checkpoints, ends when it ends
 ///
 /// A run that exists goes on: with the workers that still train it since their coordinator was lost, or
-/// else from its newest good checkpoint. SIGINT or SIGTERM takes a checkpoint
+/// else from its newest good checkpoint. If the coordinator before did not end its job, its workers are
+/// waited for some seconds first, so whatever starts it again (systemd, Kubernetes) needs to know nothing. SIGINT or SIGTERM takes a checkpoint
 /// and ends the job; a second one ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -71,10 +72,6 @@ pub(crate) struct Args {
     /// then
     #[arg(long)]
     unfenced: bool,
-    /// Wait a few seconds for the workers of a coordinator that died, before anything is begun from a
-    /// checkpoint: for whatever starts the coordinator again (systemd, Kubernetes, `convoy launch`)
-    #[arg(long)]
-    take_over: bool,
     /// Write the address that became of --bind to this file
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
@@ -217,8 +214,7 @@ async fn open(
     reception.opens(&config.run.name, &url);
     let term = claim(&run, address).await?;
     reception.claimed(term);
-    let mut opened = run.begin(term).await?;
-    opened.plan.succeeds = args.take_over;
+    let opened = run.begin(term).await?;
     let facts = Facts {
         run: config.run.name.clone(),
         url,

@@ -68,14 +68,14 @@ pub(super) struct Collateral {
 }
 
 /// A running job.
-pub(super) struct Drive {
+pub(super) struct Drive<'a> {
     pub(super) cluster: Cluster,
     pub(super) journal: Journal,
     pub(super) vitals: Vitals,
     heard: mpsc::UnboundedReceiver<Heard>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     asking: Option<AbortHandle>,
-    signals: Signals,
+    signals: &'a mut Signals,
     timers: Vec<(Instant, Action)>,
     answer: Option<Answer>,
     /// Since when everybody has been in the running generation.
@@ -99,17 +99,16 @@ pub(super) struct Drive {
     patience: Duration,
 }
 
-impl Drive {
+impl<'a> Drive<'a> {
     /// Nothing runs yet.
     pub(super) fn new(
         cluster: Cluster,
         heard: mpsc::UnboundedReceiver<Heard>,
         journal: Journal,
+        signals: &'a mut Signals,
         patience: Duration,
-    ) -> Result<Self, DrillError> {
-        let signals = Signals::listen()
-            .map_err(|source| DrillError::System { what: "listen to signals", source })?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             cluster,
             journal,
             vitals: Vitals::default(),
@@ -129,7 +128,7 @@ impl Drive {
             collateral: Vec::new(),
             doing: "before it began".to_owned(),
             patience,
-        })
+        }
     }
 
     /// Starts everybody and waits until all train.
@@ -465,7 +464,7 @@ impl Drive {
     }
 }
 
-impl Drop for Drive {
+impl Drop for Drive<'_> {
     fn drop(&mut self) {
         if let Some(asking) = self.asking.take() {
             asking.abort();

@@ -33,7 +33,7 @@ struct Inflicted {
 /// # Errors
 /// When the job does not recover in time, or breaks, or the drill is interrupted.
 pub(super) async fn round(
-    drive: &mut Drive,
+    drive: &mut Drive<'_>,
     round: &Round,
     done: usize,
     patience: Duration,
@@ -42,7 +42,7 @@ pub(super) async fn round(
     drive.doing = format!("before fault {}", done + 1);
     let begin = SystemTime::now();
     let steps = round.steps as usize;
-    let moved = |it: &Drive| it.journal.finished_since(begin) >= steps || it.is_over();
+    let moved = |it: &Drive<'_>| it.journal.finished_since(begin) >= steps || it.is_over();
     drive.until("it makes steps", patience, moved).await?;
     let step_time = drive.journal.step_time().min(LONGEST_STEP);
     drive.pass(step_time.mul_f64(round.share)).await?;
@@ -57,7 +57,7 @@ pub(super) async fn round(
     let collateral = drive.collateral.len();
     loop {
         drive.doing = doing(&inflicted, done);
-        let rests = |it: &Drive| !it.due.is_empty() || it.is_whole() || it.is_over();
+        let rests = |it: &Drive<'_>| !it.due.is_empty() || it.is_whole() || it.is_over();
         let limit = patience + round.faults.iter().map(|it| it.hold).sum::<Duration>();
         let waited = drive.until("everybody trains again", limit, rests).await;
         if let Err(error) = waited {
@@ -109,7 +109,7 @@ fn doing(inflicted: &[Inflicted], done: usize) -> String {
 }
 
 /// Does it; false if its victim does not run just now.
-fn inflict(drive: &mut Drive, fault: &Fault) -> bool {
+fn inflict(drive: &mut Drive<'_>, fault: &Fault) -> bool {
     let worker = fault.worker.unwrap_or_default();
     let victim = Who::Worker(worker);
     if fault.worker.is_some() && drive.cluster.life(victim).is_none()
@@ -185,7 +185,7 @@ fn target(fault: &Fault) -> String {
     }
 }
 
-fn row(drive: &Drive, it: &Inflicted, until: SystemTime, recovered: Option<SystemTime>) -> Row {
+fn row(drive: &Drive<'_>, it: &Inflicted, until: SystemTime, recovered: Option<SystemTime>) -> Row {
     let Inflicted { number, fault, at, step } = it;
     let journal = &drive.journal;
     let name = fault.worker.map(|it| Who::Worker(it).name());

@@ -8,7 +8,7 @@ use convoy_common::checkpoint::{CheckpointError, Checkpoints, Claim, Keep};
 
 /// What a run keeps for good: objects, and folders of records.
 const KEPT: [&str; 2] = ["run.json", "fingerprint.json"];
-const RECORDS: [&str; 3] = ["terms/", "lineages/", "overrides/"];
+const RECORDS: [&str; 4] = ["terms/", "ended/", "lineages/", "overrides/"];
 
 /// Takes the run over as the next coordinator would, and sweeps what it would: parts of checkpoints
 /// that a worker's loss or the store's kept from being finished. Gives their number.

@@ -51,6 +51,7 @@ use self::plan::Wanted;
 use self::scene::{Scene, Screen};
 use self::verdict::Verdict;
 use self::watch::Journal;
+use crate::launch::signals::Signals;
 use crate::launch::{Device, drawn};
 
 /// For what the processes started to be gone after they are.
@@ -163,8 +164,11 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         ..Verdict::default()
     };
 
+    // Of the whole drill: one that comes between its two runs counts in the second.
+    let mut signals = Signals::listen()
+        .map_err(|source| DrillError::System { what: "listen to signals", source })?;
     let setup = scene.setup(drill, "rehearsal", drill.workers);
-    let mut drive = drive(drill, scene, setup, &[], &scene.ways, aside).await?;
+    let mut drive = drive(drill, scene, setup, &[], &scene.ways, (aside, &mut signals)).await?;
     let outcome = rehearse(drill, &mut drive, &plan, screen, &mut verdict).await;
     let outcome = close(&mut drive, scene, outcome, &mut verdict).await?;
     verdict.vitals = drive.vitals.longest();
@@ -174,6 +178,7 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
     let checkpoints = Checkpoints::new(scene.store("rehearsal")?);
     let end = newest(&checkpoints).await?;
     verdict.steps = end.as_ref().map_or(0, |it| it.global_step);
+    verdict.reached = drive.journal.newest();
     verdict.digest = end.map(|it| it.state_digest);
     let sampler = scene.sampler(checkpoints.store()).await?;
     verdict.samples = samples::account(&sampler, drive.journal.fed(), verdict.steps);
@@ -190,7 +195,8 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         let workers = drill.reference_workers.unwrap_or(drill.workers);
         let setup = scene.setup(drill, "reference", workers);
         let ways = Ways::default();
-        let mut drive = self::drive(drill, scene, setup, last, &ways, aside).await?;
+        let mut drive =
+            self::drive(drill, scene, setup, last, &ways, (aside, &mut signals)).await?;
         let outcome = match drive.begin().await {
             Ok(()) => drive.finish().await.map(|_| ()),
             Err(error) => Err(error),
@@ -206,7 +212,7 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
 /// The job from its first step to the end of the last fault, and to a checkpoint.
 async fn rehearse(
     drill: &Drill,
-    drive: &mut Drive,
+    drive: &mut Drive<'_>,
     plan: &[plan::Round],
     screen: &Screen,
     verdict: &mut Verdict,
@@ -234,7 +240,7 @@ async fn rehearse(
 /// Leaves no process, and looks for what was left behind. False: the job broke, and the verdict says
 /// how.
 async fn close(
-    drive: &mut Drive,
+    drive: &mut Drive<'_>,
     scene: &Scene,
     outcome: Result<(), DrillError>,
     verdict: &mut Verdict,
@@ -270,19 +276,20 @@ async fn newest(checkpoints: &Checkpoints) -> Result<Option<Summary>, Failure> {
 }
 
 /// A job of the config under the drill's folder, not started yet.
-async fn drive(
+async fn drive<'a>(
     drill: &Drill,
     scene: &Scene,
     mut setup: Setup,
     more: &[String],
     ways: &Ways,
-    aside: &Handle,
-) -> Result<Drive, DrillError> {
+    (aside, signals): (&Handle, &'a mut Signals),
+) -> Result<Drive<'a>, DrillError> {
     if !drill.runs_to_the_end() {
         setup.overrides.extend(ENDLESS.map(str::to_owned));
     }
     setup.overrides.extend_from_slice(more);
     let (to, heard) = mpsc::unbounded_channel();
     let cluster = Cluster::new(setup, ways, aside, to).await?;
-    Drive::new(cluster, heard, Journal::new(scene.steps_per_epoch), drill.patience)
+    let journal = Journal::new(scene.steps_per_epoch);
+    Ok(Drive::new(cluster, heard, journal, signals, drill.patience))
 }

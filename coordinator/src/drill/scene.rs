@@ -202,7 +202,9 @@ impl Scene {
 
     /// Where everything is, if it stays.
     pub(super) fn kept(&self, passed: bool) -> Option<String> {
-        (self.wanted || !passed).then(|| self.folder.display().to_string())
+        let (folder, base) = (self.folder.display().to_string(), &self.base);
+        let all = if *base == folder { folder } else { format!("{folder}; its runs in {base}") };
+        (self.wanted || !passed).then_some(all)
     }
 }
 

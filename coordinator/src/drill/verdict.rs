@@ -16,6 +16,8 @@ pub(super) struct Verdict {
     pub(super) rows: Vec<Row>,
     /// Steps of the run at its end.
     pub(super) steps: u64,
+    /// The newest step that was finished; its state is what has to be kept.
+    pub(super) reached: u64,
     /// Of the state there.
     pub(super) digest: Option<String>,
     /// Of the state without faults.
@@ -54,6 +56,7 @@ impl Verdict {
         };
         unless(self.broken.is_none(), "the job did not come to its end");
         unless(self.broken.is_some() || self.hash_equal(), "the states differ");
+        unless(self.steps >= self.reached, "the last checkpoint is older than the last step");
         unless(self.samples.lost == 0, "samples were lost");
         unless(self.samples.doubled == 0, "samples were used twice");
         unless(self.samples.untold == 0, "nobody told what some steps were fed");
@@ -76,7 +79,8 @@ mod tests {
     #[test]
     fn only_a_job_with_nothing_against_it_passes() {
         assert!(good().is_good());
-        let worse: [fn(&mut Verdict); 7] = [
+        let worse: [fn(&mut Verdict); 8] = [
+            |it| it.reached = it.steps + 1,
             |it| it.reference = Some("abd".to_owned()),
             |it| it.digest = None,
             |it| it.samples.lost = 1,

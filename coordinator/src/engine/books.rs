@@ -40,6 +40,7 @@ pub(super) enum Entry {
     Fingerprint(String),
     LogDrop { drop: ManualDrop, reason: String },
     RecordDrop { number: u32, position: Position },
+    End { outcome: String },
 }
 
 /// Starts the task; it ends when nobody can make an entry any more.
@@ -172,6 +173,13 @@ impl<L: Ledger> Books<L> {
             Entry::Publish(publication) => self.publish(publication).await,
             Entry::Prune { living } => self.prune(*living).await,
             Entry::Fingerprint(fingerprint) => self.record(fingerprint).await,
+            Entry::End { outcome } => {
+                // Without it the next coordinator waits some seconds for workers that are gone.
+                if let Err(error) = self.ledger.record_end(outcome).await {
+                    tracing::warn!(%error, "cannot write down that the job has ended");
+                }
+                Tried::Settled(None)
+            }
             Entry::LogDrop { drop, reason } => {
                 let number = drop.number;
                 let event = match self.ledger.log_drop(*drop, reason).await {

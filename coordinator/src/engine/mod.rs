@@ -25,8 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::ledger::Ledger;
 use crate::machine::{
-    ConnectionId, Departure, Effect, Event, Hello, Machine, Order, Outcome, Plan, Refusal, Status,
-    invariants,
+    ConnectionId, Departure, Effect, Ending, Event, Hello, Machine, Order, Outcome, Plan, Refusal,
+    Status, invariants,
 };
 use books::Entry;
 
@@ -81,7 +81,7 @@ impl Handle {
         self.inbox.send(input).await.is_ok()
     }
 
-    /// What the job is doing, at most a tick ago.
+    /// What the job is doing.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -132,7 +132,10 @@ impl Engine {
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(input) = inbox.recv() => self.take(input),
+                Some(input) = inbox.recv() => {
+                    self.take(input);
+                    self.publish_status();
+                }
                 _ = pulse.tick() => self.beat(),
                 _ = tick.tick() => {
                     // What has arrived counts before it is judged whether it is late.
@@ -141,14 +144,19 @@ impl Engine {
                         self.take(input);
                     }
                     self.step(Event::Tick);
-                    self.status.send_replace(self.machine.status(self.started.elapsed()));
+                    self.publish_status();
                 }
             }
             if let Some(outcome) = self.machine.outcome() {
-                self.status.send_replace(self.machine.status(self.started.elapsed()));
+                self.publish_status();
                 return outcome.clone();
             }
         }
+    }
+
+    /// What was told in the log is in the status that is asked for next.
+    fn publish_status(&self) {
+        self.status.send_replace(self.machine.status(self.started.elapsed()));
     }
 
     /// One who does not read it is found out by an order.
@@ -228,6 +236,9 @@ impl Engine {
             }
             Effect::End(outcome) => {
                 log::tell_end(&outcome);
+                if outcome.kind != Ending::Failed {
+                    let _ = self.entries.try_send(Entry::End { outcome: outcome.message });
+                }
                 None
             }
         }

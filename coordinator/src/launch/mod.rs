@@ -281,7 +281,6 @@ impl Job<'_> {
             from: launch.from.as_deref().filter(|_| first),
             replay: launch.replay.as_deref().filter(|_| first),
             unfenced: launch.unfenced,
-            take_over: !first,
         };
         let mut command = Command::new(&self.coordinator_binary);
         command.args(serve.arguments());

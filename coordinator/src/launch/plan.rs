@@ -130,8 +130,6 @@ pub(super) struct Serve<'a> {
     pub(super) from: Option<&'a str>,
     pub(super) replay: Option<&'a str>,
     pub(super) unfenced: bool,
-    /// It is started again, and workers may train for the one before.
-    pub(super) take_over: bool,
 }
 
 impl Serve<'_> {
@@ -153,11 +151,7 @@ impl Serve<'_> {
         if let Some(replay) = self.replay {
             option("--replay", replay.into());
         }
-        let flags = [
-            (self.fresh, "--fresh"),
-            (self.unfenced, "--unfenced"),
-            (self.take_over, "--take-over"),
-        ];
+        let flags = [(self.fresh, "--fresh"), (self.unfenced, "--unfenced")];
         for (given, flag) in flags {
             if given {
                 arguments.push(flag.into());

@@ -55,7 +55,7 @@ pub(super) fn name(number: i32) -> &'static str {
         libc::SIGABRT => "SIGABRT",
         libc::SIGBUS => "SIGBUS",
         libc::SIGFPE => "SIGFPE",
-        libc::SIGKILL => "SIGKILL; the kernel does this when memory runs out",
+        libc::SIGKILL => "SIGKILL; by hand, or by the kernel when memory runs out",
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGPIPE => "SIGPIPE",
         libc::SIGTERM => "SIGTERM",

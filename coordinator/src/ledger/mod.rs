@@ -57,6 +57,10 @@ pub trait Ledger: Send + 'static {
         &mut self,
         fingerprint: &str,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Keeps that the job has ended on purpose, so that nobody waits for its workers.
+    fn record_end(&mut self, outcome: &str)
+    -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
 
 /// An entry could not be made.
@@ -181,5 +185,9 @@ impl Ledger for StoreLedger {
 
     async fn record_fingerprint(&mut self, fingerprint: &str) -> Result<(), LedgerError> {
         Ok(run_record::record_fingerprint(self.checkpoints.store(), fingerprint).await?)
+    }
+
+    async fn record_end(&mut self, outcome: &str) -> Result<(), LedgerError> {
+        Ok(self.checkpoints.end_term(self.term, outcome).await?)
     }
 }

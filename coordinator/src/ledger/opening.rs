@@ -305,6 +305,7 @@ impl Run {
     /// # Errors
     /// Those of the store and of the checkpoints in it.
     pub async fn begin(self, term: Term) -> Result<Opened, OpenError> {
+        let succeeds = self.may_find_workers(term).await?;
         let Beginning { lineage, found, repeats } = self.find_start().await?;
         let drops = self.overrides(&lineage, found.as_ref().map(|it| &it.1)).await?;
         let mut start = found.as_ref().map_or_else(Start::default, |(path, manifest)| Start {
@@ -331,7 +332,7 @@ impl Run {
         let record_digest = self.record.digest();
         let run_id = self.record.run_id.clone();
         let fingerprint = run_record::fingerprint(self.checkpoints.store()).await?;
-        let plan = Plan { repeats, ..self.plan(term, &lineage, start, fingerprint) };
+        let plan = Plan { succeeds, repeats, ..self.plan(term, &lineage, start, fingerprint) };
         let fence = Fence { checkpoints: self.checkpoints.clone(), term };
         let ledger = StoreLedger {
             checkpoints: self.checkpoints,
@@ -347,6 +348,16 @@ impl Run {
             tensors: found.map(|it| it.1.tensors),
         };
         Ok(Opened { plan, ledger, run_id, record_digest, fence })
+    }
+
+    /// Whether workers may still train for the coordinator before, which never said that it ended.
+    async fn may_find_workers(&self, term: Term) -> Result<bool, OpenError> {
+        match (&self.origin, term.0.checked_sub(1)) {
+            (Origin::Newest, Some(before)) if before > 0 => {
+                Ok(!self.checkpoints.has_ended(Term(before)).await?)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The line of history to write on, and the checkpoint to go on from.

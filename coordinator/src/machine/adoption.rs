@@ -21,13 +21,18 @@ use std::time::Duration;
 use convoy_common::exit;
 use convoy_common::ids::{Generation, Position, Rank, Reached};
 
-use super::admission::{self, Likeness};
-use super::effect::{Adoption, Effect, Order};
+use super::admission::{self, Likeness, Refusal};
+use super::effect::{Adoption, Effect, Order, Seat};
 use super::event::{ConnectionId, Hello, Report, Stage, Standing};
+use super::members::Member;
 use super::note::Note;
+use super::pausing::Pause;
 use super::roster::Roster;
 use super::{Machine, Phase};
 
+/// A worker that has begun anew in the place of one that called no coordinator yet may have taken its name
+/// from one that lives, which gets so long.
+const ANEW: Duration = Duration::from_secs(2);
 /// Calls that nobody has, for those of a generation who did not come.
 const NOBODY: u64 = u64::MAX;
 
@@ -82,6 +87,18 @@ impl Machine {
         missing.filter(|seat| seat.name != hello.name).count()
     }
 
+    /// One that holds a state comes before a new worker that has its name: somebody may have started
+    /// the job anew while its workers were training.
+    pub(super) fn make_way_for(&mut self, hello: &Hello, effects: &mut Vec<Effect>) {
+        let has_it = |it: &Member| it.name() == hello.name && it.hello.standing.is_none();
+        for to in self.members.which(has_it) {
+            let (name, refusal) = (hello.name.clone(), Refusal::Duplicate(hello.name.clone()));
+            self.members.remove(to);
+            effects.push(Effect::Log(Note::Refused { name, refusal: refusal.clone() }));
+            effects.push(Effect::Refuse { to, refusal });
+        }
+    }
+
     /// One that may be adopted was let in.
     pub(super) fn called_again(
         &mut self,
@@ -134,13 +151,17 @@ impl Machine {
             .or_else(|| all().max_by_key(newest))
     }
 
-    /// Nobody of the generation is missing, or who is missing has begun anew under its name.
+    /// Nobody of the generation is missing, or who is missing has begun anew under its name; unless it only
+    /// seems so, and one that trains calls in a moment.
     pub(super) fn adopt_if_complete(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if let Phase::Adopting { .. } = self.phase
-            && let Some(standing) = self.counting()
-            && standing.roster.iter().all(|seat| self.members.named(&seat.name).is_some())
-        {
+        let Phase::Adopting { until } = self.phase else { return };
+        let Some(standing) = self.counting() else { return };
+        let there = |seat: &Seat| self.members.named(&seat.name);
+        let called = |seat: &Seat| there(seat).is_some_and(|it| it.hello.standing.is_some());
+        if standing.roster.iter().all(called) {
             self.adopt(now, effects);
+        } else if standing.roster.iter().all(|seat| there(seat).is_some()) {
+            self.phase = Phase::Adopting { until: until.min(now + ANEW) };
         }
     }
 
@@ -172,8 +193,13 @@ impl Machine {
                 member.owes_checkpoint |= standing.owes_checkpoint;
                 member.position = Some(standing.position);
             }
+            if let Some(reason) = &standing.pause {
+                // It ended its generation for that, or will.
+                self.pause.get_or_insert(Pause::ordered(reason.clone(), now));
+            }
             if out {
-                roster.set_left(standing.rank, false, false);
+                let pauses = standing.pause.is_some();
+                roster.set_left(standing.rank, pauses, pauses);
             }
             if let Some(reason) = &standing.stop {
                 self.stop.get_or_insert((reason.clone(), exit::STOPPED));
@@ -187,19 +213,20 @@ impl Machine {
             .collect();
         let generation = first.generation;
         self.generations = generation.counter;
-        self.compared = crew.iter().any(|it| it.1.is_in_the_ring());
+        self.compared = crew.iter().any(|it| it.1.is_in_the_ring() || it.1.pause.is_some());
         let position = crew.iter().map(|it| it.1.position).max();
         self.position = position.unwrap_or(first.start.position);
         (self.moved, self.began) = (now, now);
         self.roster = Some(roster);
         self.phase = Phase::Training;
         let world = first.roster.len() as u32;
+        let crew_trains = crew.iter().all(|it| it.1.is_in_the_ring());
         let whole = missing.is_empty()
             && first.lineage == self.plan.lineage
             && (self.plan.min_workers..=self.plan.max_workers).contains(&world)
             // Those of one generation must work by one config.
             && crew.iter().all(|it| it.1.config_digest == self.plan.resolved_digest)
-            && crew.iter().all(|it| it.1.is_in_the_ring());
+            && crew_trains;
         effects.push(Effect::Log(Note::Adopted {
             generation,
             roster: first.roster.clone(),
@@ -219,8 +246,11 @@ impl Machine {
         if !missing.is_empty() {
             self.missed(now, &missing, effects);
         } else if !whole {
-            let reason =
-                "the coordinator has changed, and not all of the generation train by its config";
+            let reason = if crew_trains {
+                "the coordinator has changed, and not all of the generation work by its config"
+            } else {
+                "the coordinator has changed, and the generation had ended"
+            };
             self.break_up(now, reason.to_owned(), effects);
         } else if self.stop.is_some() {
             self.enter_stopping(now, effects);

@@ -12,6 +12,7 @@ use convoy_common::exit;
 use super::effect::{Effect, Order};
 use super::event::ConnectionId;
 use super::note::Note;
+use super::operate::NOT_YET;
 use super::trouble::Loss;
 use super::{Machine, Phase};
 
@@ -31,7 +32,11 @@ impl Machine {
         let found = self.members.iter().find(|it| it.1.name() == name);
         let Some((connection, _)) = found else {
             let names = self.members.names().join(", ");
-            return Err(format!("no worker is called {name:?}; there are: {names}"));
+            return Err(match (&self.phase, names.is_empty()) {
+                (Phase::Adopting { .. }, _) => NOT_YET.to_owned(),
+                (_, true) => format!("no worker is called {name:?}, and there is none at all"),
+                (_, false) => format!("no worker is called {name:?}; there are: {names}"),
+            });
         };
         let grace = grace.unwrap_or(self.plan.deadlines.drain);
         self.wants_to_leave(now, connection, "an operator drains it".to_owned(), grace, effects);

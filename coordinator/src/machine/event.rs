@@ -196,6 +196,8 @@ pub struct Standing {
     pub owes_checkpoint: bool,
     /// Why it was told to stop at a boundary, if it was.
     pub stop: Option<String>,
+    /// Why its generation was told to pause, if it was.
+    pub pause: Option<String>,
     /// The newest order of the override log that it knows.
     pub newest_drop: u32,
     /// By whom or what it was asked to go, if it was.

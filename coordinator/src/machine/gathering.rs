@@ -29,6 +29,9 @@ impl Machine {
                 | Phase::Ended { .. }
         );
         let adopts = self.may_adopt(&hello);
+        if adopts {
+            self.make_way_for(&hello, effects);
+        }
         let taken = self.members.which(|it| !it.leaving).len() + self.reserved(&hello);
         let door = if ending || self.stop.is_some() && !adopts {
             Door::Ending

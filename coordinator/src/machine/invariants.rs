@@ -37,8 +37,8 @@ pub fn of_state(machine: &Machine) -> Result<(), &'static str> {
         // That of an earlier coordinator may have had more.
         let own = roster.generation.term == machine.plan.term;
         check(
-            !own || roster.world() <= machine.plan.max_workers,
-            "a generation has no more than all places",
+            !own || roster.world() <= machine.plan.max_workers + 1,
+            "a generation has no more than all places, and one that hands over its state",
         )?;
         let runs = matches!(
             machine.phase,

@@ -17,6 +17,10 @@ use super::{Machine, Phase};
 /// Answers that are kept.
 const MOST: usize = 64;
 
+/// Why nothing is asked of workers that have yet to call.
+pub(super) const NOT_YET: &str = "this coordinator is new and still waits for the workers of the one \
+                                  before; ask again in some seconds";
+
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -143,11 +147,18 @@ impl Machine {
         if ending || self.stop.is_some() { Err("the job is ending".to_owned()) } else { Ok(()) }
     }
 
+    /// Why nothing can be asked of the job yet.
+    pub(super) fn check_begun(&self, what: &str) -> Result<(), String> {
+        match (self.generations, &self.phase) {
+            (0, Phase::Adopting { .. }) => Err(NOT_YET.to_owned()),
+            (0, _) => Err(format!("training has not begun, so there is nothing to {what}")),
+            _ => Ok(()),
+        }
+    }
+
     fn ask_checkpoint(&mut self, effects: &mut Vec<Effect>) -> Result<Standing, String> {
         self.check_not_ending()?;
-        if self.generations == 0 {
-            return Err("training has not begun, so there is nothing to keep".to_owned());
-        }
+        self.check_begun("keep")?;
         let (position, last) = (self.position, self.checkpoints.last.as_ref());
         let is_kept = last.is_some_and(|it| it.position >= position);
         if !is_kept {

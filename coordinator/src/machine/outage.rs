@@ -68,6 +68,11 @@ impl Outage {
         self.failed.retain(|who, _| who == COORDINATOR);
     }
 
+    /// Whether it took nothing of `who` when it was asked last.
+    pub(super) fn concerns(&self, who: &str) -> bool {
+        self.failed.contains_key(who)
+    }
+
     /// What there is to tell of it.
     pub(super) fn status(&self, now: Duration) -> Option<StoreTrouble> {
         let last = self.failed.values().max_by_key(|it| it.at)?;

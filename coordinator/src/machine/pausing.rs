@@ -35,6 +35,13 @@ pub(super) struct Pause {
     forced: bool,
 }
 
+impl Pause {
+    /// One that an earlier coordinator told its generation of.
+    pub(super) fn ordered(reason: String, now: Duration) -> Self {
+        Self { reason, ordered: Some(now), forced: false }
+    }
+}
+
 impl Machine {
     pub(super) fn ask_pause(
         &mut self,
@@ -43,9 +50,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Result<(), String> {
         self.check_not_ending()?;
-        if self.generations == 0 {
-            return Err("training has not begun, so there is nothing to pause".to_owned());
-        }
+        self.check_begun("pause")?;
         if self.pause.is_none() {
             effects.push(Effect::Log(Note::PauseAccepted { reason: reason.clone() }));
             self.pause = Some(Pause { reason, ordered: None, forced: false });
@@ -60,6 +65,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Result<(), String> {
         self.check_not_ending()?;
+        self.check_begun("resume")?;
         if self.pause.take().is_none() {
             return Err("the job is not paused".to_owned());
         }

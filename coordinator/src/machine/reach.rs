@@ -24,8 +24,6 @@ use super::{Machine, Phase};
 const ANSWER: Duration = Duration::from_secs(6);
 /// Between two tries of a link that is cut.
 const RETRY: Duration = Duration::from_secs(10);
-/// How long one is barred the first time.
-const FIRST_BAR: Duration = Duration::from_secs(30);
 /// It is barred at most 2^this times as long.
 const MOST_DOUBLINGS: u32 = 6;
 
@@ -77,15 +75,15 @@ struct Bar {
 }
 
 impl Reach {
-    /// Keeps one of that name out for a while; gives how long.
-    pub(super) fn bar(&mut self, now: Duration, name: &str) -> Duration {
+    /// Keeps one of that name out for a while, `first` or longer; gives how long.
+    pub(super) fn bar(&mut self, now: Duration, name: &str, first: Duration) -> Duration {
         let bar = self.bars.entry(name.to_owned()).or_insert(Bar { times: 0, until: now });
-        let time = FIRST_BAR * 2_u32.pow(bar.times.min(MOST_DOUBLINGS));
+        let time = first * 2_u32.pow(bar.times.min(MOST_DOUBLINGS));
         // Good conduct for ten times as long as it was barred last makes up for it.
         if bar.times > 0 && now > bar.until + 5 * time {
             bar.times = 0;
         }
-        let time = FIRST_BAR * 2_u32.pow(bar.times.min(MOST_DOUBLINGS));
+        let time = first * 2_u32.pow(bar.times.min(MOST_DOUBLINGS));
         (bar.times, bar.until) = (bar.times + 1, now + time);
         time
     }

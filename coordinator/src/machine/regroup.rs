@@ -144,8 +144,8 @@ impl Machine {
             let order = Order::Shutdown { reason, exit_code: loss.exit_code() };
             effects.push(Effect::Send { to: connection, order });
         }
-        if loss.recurs() {
-            let time = self.reach.bar(now, &name);
+        if let Some(first) = loss.bar() {
+            let time = self.reach.bar(now, &name, first);
             effects.push(Effect::Log(Note::Barred { name: name.clone(), time }));
         }
         effects.push(Effect::Log(Note::Lost { name: name.clone(), why: loss.to_string() }));
@@ -236,12 +236,17 @@ impl Machine {
             self.stop.get_or_insert((reason, exit::STOPPED));
             return self.form(now, &going, true, effects);
         }
-        // What only those hold who want to go is kept before they may.
-        if self.members.newest(&staying) < self.members.newest(&going) {
-            let mut all = [going, staying].concat();
-            // Those who have nothing yet wait for a place.
-            all.sort_by_key(|it| !self.holds(*it));
-            all.truncate(self.plan.max_workers as usize);
+        // What only those hold who want to go is taken over before they may: there is a place for one of
+        // them, and for one who stays, whatever happens.
+        let newest = self.members.newest(&going);
+        if self.members.newest(&staying) < newest {
+            let places = self.plan.max_workers as usize;
+            let (mut keepers, mut takers) = (going, staying);
+            keepers.sort_by_key(|it| self.members.newest(&[*it]) != newest);
+            keepers.truncate(places.saturating_sub(1).max(1));
+            takers.sort_by_key(|it| !self.holds(*it));
+            takers.truncate(places.saturating_sub(keepers.len()).max(1));
+            let all = [keepers, takers].concat();
             return self.form(now, &all, self.stop.is_some(), effects);
         }
         for to in going {

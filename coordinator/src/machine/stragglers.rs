@@ -99,7 +99,11 @@ impl Machine {
     /// Names those who hold the others up, and evicts them where that is wanted and lasts too long.
     pub(super) fn watch_stragglers(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let trains = matches!(self.phase, Phase::Training | Phase::Stopping { .. });
-        let found = if trains { judge(&self.seen(now), self.patience()) } else { Vec::new() };
+        let mut found = if trains { judge(&self.seen(now), self.patience()) } else { Vec::new() };
+        // Who waits for a store that fails is named with the store, and is not slow.
+        found.retain(|it| {
+            it.straggler.phase != "upload" || !self.outage.concerns(&it.straggler.name)
+        });
         let mut since = std::mem::take(&mut self.stragglers.since);
         let mut too_long = Vec::new();
         for it in &found {

@@ -57,9 +57,15 @@ impl Loss {
         }
     }
 
-    /// It may be lost again for the same if it comes back at once.
-    pub(super) fn recurs(&self) -> bool {
-        matches!(self, Self::Link { .. } | Self::Cut { .. } | Self::Straggler { .. })
+    /// How long it is barred the first time, if it may be lost again for the same on coming back at once. A
+    /// link that is cut is tried before its end gets a place; one that only breaks under load shows nothing
+    /// then, nor does a slow worker.
+    pub(super) fn bar(&self) -> Option<Duration> {
+        match self {
+            Self::Cut { .. } => Some(Duration::from_secs(5)),
+            Self::Link { .. } | Self::Straggler { .. } => Some(Duration::from_secs(30)),
+            _ => None,
+        }
     }
 }
 

@@ -68,6 +68,7 @@ fn standing(it: pb::Standing) -> Result<Standing, String> {
         has_unit: it.has_unit,
         owes_checkpoint: it.owes_checkpoint,
         stop: some(&it.stop),
+        pause: some(&it.pause),
         newest_drop: it.newest_drop,
         leaving: some(&it.leaving),
         fingerprint: printable(&it.fingerprint),

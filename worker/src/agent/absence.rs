@@ -42,6 +42,7 @@ impl Agent {
             has_unit: self.vault.kept_and_unit().1,
             owes_checkpoint: self.vault.owes_checkpoint(),
             stop: self.told_to_stop.clone(),
+            pause: self.told_to_pause.clone(),
             newest_drop: self.newest_drop,
             leaving: self.asked_to_leave.as_ref().map(|it| it.0.clone()),
             config_digest: self.job.config.digest(),

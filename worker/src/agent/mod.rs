@@ -18,6 +18,7 @@
 
 mod absence;
 mod drain;
+mod orders;
 mod prepare;
 mod setback;
 mod telling;
@@ -30,22 +31,21 @@ use convoy_common::config::HEARTBEAT_INTERVAL;
 use convoy_common::exit;
 use convoy_common::failure::Failure;
 use convoy_common::ids::Generation;
-use convoy_common::schedule::ManualDrop;
 use convoy_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use self::drain::Drain;
 use self::prepare::{Job, Prepared};
 use self::setback::Setback;
 use self::training::Ended;
 use crate::model::Device;
-use crate::peer::{self, Vault};
+use crate::peer::Vault;
 use crate::ring::{Ring, RingServer};
 use crate::session::{self, Assignment, Computed, Introduction, Link, News, Order, Probed};
-use crate::train::{Cause, Control, Fault, Mishap, Phase, Report, Reports, Uploader};
+use crate::train::{Cause, Control, Fault, Mishap, Phase, Report, Uploader};
 
 /// How long a worker that has ended waits for the coordinator's last word, beyond what the last
 /// checkpoint may take: the coordinator waits for the other workers' parts and the manifest.
@@ -123,6 +123,7 @@ pub async fn run(
         starts_afresh: false,
         newest_drop: 0,
         told_to_stop: None,
+        told_to_pause: None,
         asked_to_leave: None,
         gives_up: None,
         verdict: None,
@@ -157,6 +158,8 @@ struct Agent {
     newest_drop: u32,
     /// Why the coordinator wants a stop, if it does.
     told_to_stop: Option<String>,
+    /// Why the coordinator wants this generation to pause, if it does.
+    told_to_pause: Option<String>,
     /// By whom or what this worker was asked to go, and when.
     asked_to_leave: Option<(String, Instant)>,
     /// No coordinator came: until then all ranks may come to an end together.
@@ -238,128 +241,6 @@ impl Agent {
         }
     }
 
-    fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Drop(drop) => self.learn(drop),
-            Order::Adopted { generation, drops } => self.on_adopted(generation, drops),
-            Order::StartAfresh { reason } => self.start_afresh(&reason),
-            Order::Settled { generation, position } => {
-                if generation == self.generation {
-                    self.link.settled(position);
-                }
-            }
-            Order::Pulse => {}
-            Order::Prepare(assignment) => self.prepare(assignment),
-            Order::Begin(generation) if generation == self.generation => self.begin(),
-            Order::Begin(generation) => {
-                warn!(%generation, "told to begin another generation; ignored")
-            }
-            Order::StopAfterStep { checkpoint, reason } => {
-                info!(reason, checkpoint, "stopping at the next step boundary");
-                self.drain.wait_for_the_end();
-                self.told_to_stop.get_or_insert(reason);
-                self.control.stop_after_step(checkpoint);
-            }
-            Order::EndGeneration { generation, reason } => {
-                self.end_generation(generation, &reason);
-            }
-            Order::Regroup { generation, reason } => {
-                if generation == self.generation {
-                    info!(%generation, reason, "regrouping at the next step boundary");
-                    self.control.regroup();
-                }
-            }
-            Order::Pause { generation, reason } => {
-                if generation == self.generation {
-                    info!(%generation, reason, "pausing at the next step boundary");
-                    self.control.pause();
-                }
-            }
-            Order::TakeCheckpoint => {
-                info!("taking a checkpoint as soon as all ranks can");
-                self.control.take_checkpoint();
-            }
-            Order::Probe { number, members } => {
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    let unreachable = peer::unreachable(members).await;
-                    // Nobody listens when the agent has ended meanwhile.
-                    let _ = events.send(Event::Probed(Probed { number, unreachable })).await;
-                });
-            }
-            Order::Shutdown { .. } => {
-                unreachable!("invariant: handled by the caller")
-            }
-        }
-    }
-
-    fn prepare(&mut self, assignment: Assignment) {
-        let generation = assignment.generation;
-        info!(
-            %generation,
-            rank = assignment.rank.0,
-            world = assignment.roster.len(),
-            start = %assignment.start,
-            resume = ?assignment.resume,
-            "preparing"
-        );
-        self.generation = generation;
-        self.link.begin(generation);
-        (self.left, self.is_over, self.starts_afresh) = (false, false, false);
-        (self.verdict, self.last_word) = (None, None);
-        // Whatever it has not stored is given up: the generation takes a checkpoint of its own.
-        self.uploader = None;
-        if assignment.stop {
-            self.drain.wait_for_the_end();
-            self.told_to_stop.get_or_insert_with(|| "the job ends".to_owned());
-        }
-        self.control.begin_generation();
-        self.control.enter(Phase::Prepare);
-        self.control.reached(assignment.start.position);
-        // Whoever is ready knows them.
-        for drop in &assignment.drops {
-            self.control.learn(*drop);
-            self.newest_drop = self.newest_drop.max(drop.number);
-        }
-        self.place = Some(Arc::new(assignment.clone()));
-        let (job, ring, vault) =
-            (Arc::clone(&self.job), Arc::clone(&self.ring), Arc::clone(&self.vault));
-        let events = self.events.clone();
-        let task = tokio::spawn(async move {
-            let prepared = job.prepare(assignment, &ring, &vault).await;
-            // Nobody listens when the agent has ended meanwhile; then this does not matter.
-            let _ = events.send(Event::Prepared(generation, prepared.map(Box::new))).await;
-        });
-        self.stage = Stage::Preparing(task.abort_handle());
-    }
-
-    /// The generation is over: whatever this worker does in it, it comes out with its state.
-    fn end_generation(&mut self, generation: Generation, reason: &str) {
-        if generation != self.generation {
-            debug!(%generation, "told to leave another generation; ignored");
-            return;
-        }
-        info!(%generation, reason, "the generation is over; this worker keeps its state");
-        self.is_over = true;
-        match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Preparing(task) => {
-                task.abort();
-                self.leave(None, String::new());
-            }
-            Stage::Ready(prepared) => {
-                prepared.ring.leave();
-                self.leave(None, String::new());
-            }
-            Stage::Training(ring) => {
-                self.control.leave_generation();
-                ring.leave();
-                // The trainer comes back as soon as it can.
-                self.stage = Stage::Training(ring);
-            }
-            Stage::Idle => self.leave(None, String::new()),
-        }
-    }
-
     /// Says, once in a generation, that this worker is out of its ring and what it holds.
     fn leave(&mut self, blame: Option<String>, error: String) {
         if self.left || matches!(self.verdict, Some(Err(_))) {
@@ -370,14 +251,6 @@ impl Agent {
         (self.verdict, self.last_word) = (None, None);
         self.control.enter(Phase::Idle);
         self.say_left(false, blame, error);
-    }
-
-    fn learn(&mut self, drop: ManualDrop) {
-        let ManualDrop { number, divide_by, .. } = drop;
-        info!(number, divide_by, "the rate is to drop as soon as all ranks know it");
-        self.control.learn(drop);
-        self.newest_drop = self.newest_drop.max(number);
-        self.report(Report::DropKnown { number });
     }
 
     fn on_event(&mut self, event: Event) {
@@ -400,29 +273,6 @@ impl Agent {
             Event::Probed(probed) => self.link.report(probed.into()),
             Event::Ended(ended) => self.on_ended(*ended),
         }
-    }
-
-    fn begin(&mut self) {
-        let prepared = match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Ready(prepared) => prepared,
-            other => {
-                self.stage = other;
-                warn!("told to begin before being ready; ignored");
-                return;
-            }
-        };
-        let Some(remains) = self.vault.take() else {
-            warn!("told to begin without a state; ignored");
-            return;
-        };
-        info!(generation = %self.generation, "training begins");
-        self.stage = Stage::Training(prepared.ring.clone());
-        let (events, job) = (self.events.clone(), Arc::clone(&self.job));
-        let reports = Reports::new(self.generation, self.reports.clone());
-        let control = Arc::clone(&self.control);
-        training::start(job, *prepared, remains, control, reports, move |ended| {
-            let _ = events.blocking_send(Event::Ended(Box::new(ended)));
-        });
     }
 
     fn on_ended(&mut self, ended: Ended) {

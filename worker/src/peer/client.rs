@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoy_common::checkpoint::{SharedState, StateLayout, slice_hash, state_digest};
+use convoy_common::checkpoint::StateLayout;
 use convoy_common::ids::Reached;
 use convoy_common::pb;
 use convoy_common::rpc;
@@ -14,13 +14,14 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::error::PeerError;
+use super::intake::{Intake, Refused};
 use super::service::MESSAGE_LIMIT;
-use crate::model::{ModelError, Net, Spec};
+use crate::model::{Net, Spec};
 use crate::ring::Member;
 use crate::train::redo::Collector;
 use crate::train::{Redo, Remains};
 
-/// Slices that have come and wait to be hashed and written.
+/// Pieces that have come and wait to be hashed and written.
 const QUEUE: usize = 2;
 
 /// A peer that has what this worker lacks.
@@ -48,41 +49,21 @@ impl Donor {
         let request = pb::StateRequest { at: Some(at.into()) };
         let response = self.in_time(client.state(request)).await?;
         let mut pieces = response.into_inner();
-        let head = match self.next(&mut pieces).await?.and_then(|it| it.kind) {
-            Some(pb::state_piece::Kind::Head(head)) => head,
-            _ => return Err(self.bad("slices before what they are of")),
-        };
-        let shared: SharedState = serde_json::from_str(&head.shared_json)
-            .map_err(|error| self.bad(&format!("the shared state: {error}")))?;
-        let (slices, queue) = mpsc::channel(QUEUE);
-        let staging = tokio::task::spawn_blocking(move || take_in(net, &layout, queue));
-        let digest = loop {
-            match self.next(&mut pieces).await?.and_then(|it| it.kind) {
-                Some(pb::state_piece::Kind::Rows(rows)) => {
-                    // Whoever takes them in says why it does not.
-                    if slices.send(rows).await.is_err() {
-                        break None;
-                    }
-                }
-                Some(pb::state_piece::Kind::End(end)) => break Some(end.digest),
-                _ => return Err(self.bad("the end is missing")),
+        let (to, queue) = mpsc::channel(QUEUE);
+        let intake = tokio::task::spawn_blocking(move || take_in(Intake::new(net, layout), queue));
+        while let Some(piece) = self.next(&mut pieces).await? {
+            let is_last = matches!(piece.kind, Some(pb::state_piece::Kind::End(_)));
+            // Whoever takes them in says why it does not.
+            if to.send(piece).await.is_err() || is_last {
+                break;
             }
-        };
-        drop(slices);
-        let (net, ours) = match staging.await.map_err(|_| PeerError::Panicked)? {
-            Ok(taken) => taken,
-            Err(Refused::Bad(detail)) => return Err(self.bad(&detail)),
-            Err(Refused::Model(error)) => return Err(error.into()),
-        };
-        if digest.as_deref() != Some(ours.as_str()) {
-            return Err(self.bad(&format!("a state of digest {ours} that should be {digest:?}")));
         }
-        let boundary = head.boundary.map(Into::into);
-        let remains = Remains { boundary, ..Remains::fresh(net, shared) };
-        if remains.reached() != at {
-            return Err(self.bad(&format!("the state at {}", remains.reached())));
-        }
-        Ok((remains, ours))
+        drop(to);
+        let taken = intake.await.map_err(|_| PeerError::Panicked)?.and_then(|it| it.finish(at));
+        taken.map_err(|refused| match refused {
+            Refused::Bad(detail) => self.bad(&detail),
+            Refused::Model(error) => error.into(),
+        })
     }
 
     /// The step or evaluation that leads on from `from`.
@@ -132,37 +113,13 @@ impl Donor {
     }
 }
 
-enum Refused {
-    Bad(String),
-    Model(ModelError),
-}
-
-/// Checks and writes slices as they come; gives the net with the digest of what it holds.
+/// Checks and writes pieces as they come.
 fn take_in(
-    mut net: Net,
-    layout: &StateLayout,
-    mut queue: mpsc::Receiver<pb::StateRows>,
-) -> Result<(Net, String), Refused> {
-    let mut hashes = Vec::with_capacity(layout.slices().len());
-    while let Some(rows) = queue.blocking_recv() {
-        let number = hashes.len();
-        let slice = layout.slices().get(number).filter(|_| rows.slice as usize == number);
-        let slice = slice.ok_or_else(|| Refused::Bad(format!("slice {} of none", rows.slice)))?;
-        if rows.data.len() != layout.slice_bytes(slice) {
-            return Err(Refused::Bad(format!("slice {number} of {} bytes", rows.data.len())));
-        }
-        let hash = slice_hash(&rows.data);
-        if hash != rows.hash {
-            return Err(Refused::Bad(format!("slice {number} arrived altered")));
-        }
-        net.write_rows(slice.tensor, slice.rows.clone(), &rows.data).map_err(Refused::Model)?;
-        hashes.push(hash);
+    mut intake: Intake,
+    mut queue: mpsc::Receiver<pb::StatePiece>,
+) -> Result<Intake, Refused> {
+    while let Some(piece) = queue.blocking_recv() {
+        intake.add(piece)?;
     }
-    if hashes.len() != layout.slices().len() {
-        return Err(Refused::Bad(format!(
-            "{} slices are missing",
-            layout.slices().len() - hashes.len()
-        )));
-    }
-    Ok((net, state_digest(layout, &hashes)))
+    Ok(intake)
 }

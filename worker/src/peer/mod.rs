@@ -12,6 +12,9 @@
 
 mod client;
 mod error;
+#[cfg(test)]
+mod hostile;
+mod intake;
 mod probe;
 mod service;
 mod vault;

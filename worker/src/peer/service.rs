@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use super::intake;
 use super::vault::Vault;
 use crate::state;
 use crate::train::redo;
@@ -106,7 +107,7 @@ fn send_state(vault: &Vault, at: Reached, line: &Line<pb::StatePiece>) -> Result
         .look(at, |remains| {
             let shared_json = serde_json::to_string(&remains.shared).unwrap_or_default();
             let boundary = remains.boundary.map(pb::Boundary::from);
-            (state::layout(&remains.net), pb::StateHead { shared_json, boundary })
+            (state::layout(&remains.net), intake::head(shared_json, boundary))
         })
         .ok_or_else(gone)?;
     if !send(Kind::Head(head)) {

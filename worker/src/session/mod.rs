@@ -191,6 +191,8 @@ pub struct Standing {
     pub owes_checkpoint: bool,
     /// Why it was told to stop at a boundary, if it was.
     pub stop: Option<String>,
+    /// Why its generation was told to pause, if it was.
+    pub pause: Option<String>,
     /// The newest order of the override log that it knows; 0: none.
     pub newest_drop: u32,
     /// By whom or what it was asked to go, if it was.
@@ -392,6 +394,7 @@ impl From<&Standing> for pb::Standing {
             has_unit: it.has_unit,
             owes_checkpoint: it.owes_checkpoint,
             stop: it.stop.clone().unwrap_or_default(),
+            pause: it.pause.clone().unwrap_or_default(),
             newest_drop: it.newest_drop,
             leaving: it.leaving.clone().unwrap_or_default(),
             fingerprint: String::new(),

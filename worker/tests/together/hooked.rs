@@ -70,6 +70,10 @@ impl Ledger for Hooked {
         }
     }
 
+    async fn record_end(&mut self, outcome: &str) -> Result<(), LedgerError> {
+        self.ledger.record_end(outcome).await
+    }
+
     async fn log_drop(&mut self, drop: ManualDrop, reason: &str) -> Result<(), LedgerError> {
         self.ledger.log_drop(drop, reason).await
     }

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use convoy_common::checkpoint::{Checkpoints, Manifest, SharedState};
+use convoy_common::checkpoint::{Checkpoints, Manifest, SharedState, slice_hash};
 use convoy_common::config::{RunConfig, Source};
 use convoy_common::dataset::{PackWriter, PixelStatistics, Sizes, Split};
 use convoy_common::failure::Failure;
@@ -35,6 +35,7 @@ use convoy_worker::session::Introduction;
 use convoy_worker::state;
 use convoy_worker::train::{Fault, Mishap, Moment, TrainError};
 use hooked::{Hook, Hooked};
+use prost::Message as _;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
@@ -140,7 +141,8 @@ impl Peer for DyingDonor {
     ) -> Result<Response<Self::StateStream>, tonic::Status> {
         let (to, pieces) = tokio::sync::mpsc::channel(1);
         let shared_json = serde_json::to_string(&SharedState::at_the_start()).unwrap();
-        let head = pb::StateHead { shared_json, boundary: None };
+        let mut head = pb::StateHead { shared_json, ..pb::StateHead::default() };
+        head.hash = slice_hash(&head.encode_to_vec());
         let kind = Some(pb::state_piece::Kind::Head(head));
         to.send(Ok(pb::StatePiece { kind })).await.unwrap();
         let life = Arc::clone(&self.life);
@@ -188,6 +190,14 @@ pub(crate) fn slowly(milliseconds: u64) -> Plant {
             std::thread::sleep(Duration::from_millis(milliseconds));
         }
         Ok(())
+    })
+}
+
+/// One after the other.
+pub(crate) fn both(first: Plant, then: Plant) -> Plant {
+    Box::new(move |life, moment, position| {
+        first(life, moment, position)?;
+        then(life, moment, position)
     })
 }
 

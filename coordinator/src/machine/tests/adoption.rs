@@ -31,6 +31,7 @@ pub(super) fn standing(rank: u32, world: u32, position: Position) -> Standing {
         has_unit: true,
         owes_checkpoint: false,
         stop: None,
+        pause: None,
         newest_drop: 0,
         leaving: None,
         fingerprint: "f0".to_owned(),
@@ -119,10 +120,12 @@ fn who_does_not_call_in_time_is_lost_and_the_others_go_on_with_what_they_hold() 
 }
 
 #[test]
-fn a_worker_that_is_there_anew_is_not_waited_for() {
+fn a_worker_that_is_there_anew_is_not_waited_for_long() {
     let mut job = Job::new(plan(2));
     job.join(1);
     job.calls(0, standing(0, 2, at(0, 5)));
+    assert_eq!(job.phase(), "adopting");
+    job.pass(SECOND * 2, &[0, 1]);
     assert_eq!((job.adopted(), job.ended()), (vec![0], vec![0]));
     job.reach_all().say(0, left(reached(0, 5), None));
     let assignments = job.assignments();
@@ -345,6 +348,64 @@ fn a_coordinator_whose_term_is_over_ends_without_a_word_to_the_workers() {
     assert_eq!(outcome.exit_code, exit::SUPERSEDED);
     assert!(outcome.message.contains("10.0.0.2:7171"), "{}", outcome.message);
     assert_eq!(outcome.hint.as_deref(), Some("ask that one: convoy status 10.0.0.2:7171"));
+}
+
+#[test]
+fn a_pause_outlives_the_coordinator_that_ordered_it() {
+    let start = Start {
+        position: at(0, 6),
+        checkpoint: Some(kept(at(0, 6))),
+        state_digest: Some("d6".to_owned()),
+        drops: Vec::new(),
+    };
+    let pause = || Some("maintenance".to_owned());
+    let paused = |rank| Standing { pause: pause(), ..out(rank, 2, Some(reached(0, 6))) };
+    let mut job = Job::new(Plan { start, ..plan(2) });
+    job.calls(0, paused(0)).calls(1, paused(1));
+    assert_eq!(job.phase(), "paused");
+    let status = job.machine.status(job.now).pause.expect("paused");
+    assert_eq!(status.reason, "maintenance");
+    assert!(status.checkpoint.is_some() && job.assignments().is_empty());
+    job.on(Event::Asked { request: 1, wish: Wish::Resume });
+    let resumes: Vec<&Resume> = job.assignments().values().map(|it| &it.resume).collect();
+    assert_eq!(resumes, [&Resume::Keep; 2]);
+
+    // It had been ordered, and had not come about.
+    let mut job = Job::new(plan(2));
+    let told = |rank| Standing { pause: pause(), ..standing(rank, 2, at(0, 5)) };
+    job.calls(0, told(0)).calls(1, told(1));
+    assert_eq!(job.phase(), "training");
+    job.all_say(|_| agreed_kept(reached(0, 6)));
+    assert_eq!(job.phase(), "paused");
+
+    // One is lost meanwhile: the others make one step more, and pause there.
+    let mut job = Job::new(plan(3));
+    let of_three = |rank| Standing { pause: pause(), ..out(rank, 3, Some(reached(0, 6))) };
+    job.calls(0, of_three(0)).calls(1, of_three(1));
+    job.pass(SECOND * 5, &[0, 1]);
+    job.these_say(&[0, 1], |_| ready_as_before());
+    assert_eq!(job.phase(), "training");
+    assert!(job.orders().iter().any(|it| matches!(it.1, Order::Pause { .. })));
+}
+
+#[test]
+fn a_worker_that_holds_a_state_comes_before_a_new_one_of_its_name() {
+    // Somebody has started the job a second time, workers and all.
+    let mut job = Job::new(Plan { succeeds: true, ..plan(1) });
+    job.join_as(id(9), hello("a"), "f0");
+    job.calls(0, standing(0, 1, at(0, 5)));
+    assert!(matches!(
+        &job.effects[1],
+        Effect::Refuse { to, refusal: Refusal::Duplicate(name) } if *to == id(9) && name == "a"
+    ));
+    assert_eq!((job.adopted(), job.phase()), (vec![0], "training"));
+
+    // The other one has called already, and this one takes its time.
+    let mut job = Job::new(Plan { succeeds: true, ..plan(2) });
+    job.join_as(id(9), hello("a"), "f0");
+    job.calls(1, standing(1, 2, at(0, 5)));
+    job.pass(SECOND, &[1, 9]);
+    assert_eq!(job.calls(0, standing(0, 2, at(0, 5))).adopted(), [0, 1]);
 }
 
 #[test]

@@ -356,3 +356,21 @@ fn a_first_generation_that_broke_before_its_states_were_compared_is_compared_aga
     job.gone(1).say(0, left(reached(0, 0), None));
     assert_eq!(job.assignments()[&0].resume, Resume::Keep);
 }
+
+#[test]
+fn those_who_come_in_place_of_all_take_over_from_one_of_those_who_go() {
+    // Every place is taken, both are to go, and two wait for their places.
+    let mut job = Job::training(2);
+    for number in [0, 1] {
+        job.on(Event::Leaving { connection: id(number), reason: "asked".to_owned() });
+        if number == 0 {
+            job.join_as(id(12), hello("c"), "f0").reach_all();
+        }
+    }
+    job.join_as(id(13), hello("d"), "f0").reach_all();
+    job.these_say(&[0, 1], |_| agreed(reached(0, 5)));
+    let seats: Vec<u64> = job.assignments().keys().copied().collect();
+    assert!(seats.contains(&12), "{seats:?}");
+    let holders = seats.iter().filter(|it| **it < 2).count();
+    assert_eq!(holders, 1, "{seats:?}");
+}

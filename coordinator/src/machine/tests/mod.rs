@@ -11,6 +11,7 @@ mod reaching;
 mod regrouping;
 mod restarts;
 mod training;
+mod walks;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

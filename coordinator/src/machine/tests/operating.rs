@@ -106,6 +106,21 @@ fn nothing_is_asked_of_a_job_that_has_not_begun_or_is_ending() {
 }
 
 #[test]
+fn whatever_is_asked_while_workers_are_waited_for_is_to_be_asked_again() {
+    let mut job = Job::new(Plan { succeeds: true, ..plan(1) });
+    for (request, wish) in [
+        (1, Wish::Checkpoint),
+        (2, Wish::Pause { reason: "asked".to_owned() }),
+        (3, Wish::Resume),
+        (4, Wish::Drain { name: "a".to_owned(), grace: None }),
+    ] {
+        job.ask(request, wish);
+        let Answered::Refused(why) = job.answer(request) else { panic!("{request}") };
+        assert!(why.contains("ask again"), "{why}");
+    }
+}
+
+#[test]
 fn a_pause_takes_effect_at_an_agreed_boundary_and_all_keep_their_state() {
     let mut job = Job::training(2);
     job.pause();

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::adoption::standing;
+use super::walks::walks;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -285,7 +286,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(walks(256))]
 
     #[test]
     fn invariants_hold_and_every_job_ends(

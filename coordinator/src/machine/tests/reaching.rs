@@ -118,7 +118,7 @@ fn a_link_that_works_when_it_is_tried_costs_nobody_its_place() {
 fn one_that_was_lost_for_a_cut_link_waits_longer_each_time_before_it_is_tried() {
     let mut job = Job::training(2);
     let mut call = 1;
-    for wait in [30, 60, 120] {
+    for wait in [5, 10, 20] {
         job.these_say(&[0, call], |it| left(reached(0, 4), Some(if it == 0 { "b" } else { "a" })));
         let number = probes(&job)[0].1;
         job.on(probed(0, number, &["b"]));
@@ -142,6 +142,23 @@ fn one_that_was_lost_for_a_cut_link_waits_longer_each_time_before_it_is_tried() 
         job.say(0, ready_as_before()).say(call, ready());
         assert_eq!((job.phase(), job.machine.seated().len()), ("training", 2));
     }
+}
+
+#[test]
+fn who_waits_for_a_store_that_fails_is_not_called_slow() {
+    let mut job = Job::training(2);
+    job.say(0, Report::Step(step_at(at(0, 4))));
+    let uploads = |it: &mut Job| {
+        let vitals = Vitals { upload: Some(SECOND * 6), ..Vitals::default() };
+        let (position, phase) = (at(0, 4), "compute".to_owned());
+        it.say(0, beat("compute", 1)).say(1, Report::Heartbeat { position, phase, vitals });
+        it.on(Event::Tick);
+        it.machine.status(it.now).stragglers.len()
+    };
+    assert_eq!(uploads(&mut job), 1);
+    job.say(1, Report::PartDelayed { error: "nobody answers".to_owned(), hint: None });
+    assert_eq!(uploads(&mut job), 0);
+    assert_eq!(job.machine.status(job.now).store_trouble.expect("an outage").who, ["b"]);
 }
 
 fn beat(phase: &str, seconds: u64) -> Report {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::adoption::standing;
 use super::random::wish;
+use super::walks::walks;
 use super::*;
 
 /// What a worker has, whoever coordinates.
@@ -397,7 +398,7 @@ impl Cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 384, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(walks(384))]
 
     /// Losses, joins, drains and restarts of the coordinator in any order, also in the middle of a
     /// step: as long as anybody who can be reached holds a state, nobody goes back by more than a
