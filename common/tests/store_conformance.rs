@@ -281,3 +281,27 @@ async fn a_store_and_a_grpc_client_live_in_one_process() {
     let outcome = tonic::transport::Endpoint::new(address).unwrap().connect().await;
     assert!(outcome.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_given_up_leaves_no_piece_in_the_bucket() {
+    let s3 = S3::start().await;
+    let store = s3.store("given-up");
+    let pieces = || {
+        let all = std::fs::read_dir(s3.path("")).unwrap();
+        let name = |it: std::io::Result<std::fs::DirEntry>| it.unwrap().file_name();
+        all.map(name).filter(|it| it.to_string_lossy().contains(".part-")).count()
+    };
+    let until = async |done: &dyn Fn(usize) -> bool| {
+        let start = Instant::now();
+        while !done(pieces()) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} pieces", pieces());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = store.put_chunks("large", vec![vec![7; PIECE].into(); 16]) => panic!("{done:?}"),
+        () = until(&|number| number > 0) => {}
+    }
+    until(&|number| number == 0).await;
+    assert!(!store.exists("large").await.unwrap());
+}

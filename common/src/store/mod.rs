@@ -21,6 +21,7 @@ mod error;
 mod leftovers;
 mod open;
 mod patience;
+mod pieces;
 mod probe;
 mod read;
 
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::{Path, PathPart};
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, WriteMultipart};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use url::Url;
 
 pub use backoff::Backoff;
@@ -40,15 +41,13 @@ pub use open::{Limits, Settings};
 pub(crate) use read::READ_PIECE;
 
 use error::{Context, WRITE};
+use pieces::Pieces;
 
 /// Bytes of one request for something large; a larger object is uploaded in pieces of this size.
 pub const PIECE: usize = 16 << 20;
 
 /// More than any record or manifest has.
 pub const SMALL: u64 = 64 << 20;
-
-/// Pieces of one upload that are under way at a time.
-const PIECES_AT_ONCE: usize = 4;
 
 /// Times a create-only write is tried again when the store reports a conflict and yet holds
 /// nothing (S3 does so while two writers are at it).
@@ -221,20 +220,7 @@ impl Store {
         path: &str,
         chunks: Vec<Bytes>,
     ) -> Result<(), object_store::Error> {
-        let upload = self.backend.put_multipart(&self.full(path)).await?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
-        for mut chunk in chunks {
-            while !chunk.is_empty() {
-                // A failed piece shows here; what was sent must not stay behind.
-                if let Err(error) = upload.wait_for_capacity(PIECES_AT_ONCE).await {
-                    let _ = upload.abort().await;
-                    return Err(error);
-                }
-                upload.put(chunk.split_to(chunk.len().min(PIECE)));
-            }
-        }
-        // `finish` aborts by itself.
-        upload.finish().await.map(drop)
+        Pieces::new(self.backend.put_multipart(&self.full(path)).await?).send(chunks).await
     }
 
     /// Writes the object only if there is none: of many writers exactly one succeeds.
