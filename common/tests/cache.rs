@@ -126,6 +126,13 @@ async fn until_filled(dataset: &CachedDataset) {
     until("all shards are here", || dataset.filled().unwrap().shards == shards).await;
 }
 
+/// Removes the folder, although the cache may put something into it meanwhile.
+fn remove_all(folder: impl AsRef<Path>) {
+    while let Err(error) = fs::remove_dir_all(&folder) {
+        assert_eq!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty, "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_come_from_the_store_at_once_and_from_the_cache_once_it_has_them() {
     let place = Place::new().await;
@@ -202,7 +209,7 @@ async fn a_damaged_entry_is_noticed_dropped_and_fetched_again() {
         until("the entry is whole again", is_whole).await;
     }
     // Everything at once, while it is read.
-    fs::remove_dir_all(place.root()).unwrap();
+    remove_all(place.root());
     reads_all(&dataset, 8).await;
     until("all entries are here again", is_whole).await;
 }
@@ -305,8 +312,11 @@ async fn a_folder_that_cannot_be_used_or_stops_being_one_leaves_training_to_the_
         (end - start > 20_000).then_some(Mishap::Drip(4000))
     });
     let dataset = place.open(1 << 30).await;
-    fs::remove_dir_all(place.root()).unwrap();
-    fs::write(place.root(), "no folder").unwrap();
+    remove_all(place.root());
+    while let Err(error) = fs::write(place.root(), "no folder") {
+        assert_eq!(error.kind(), std::io::ErrorKind::IsADirectory, "{error}");
+        remove_all(place.root());
+    }
     reads_all(&dataset, 2).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     reads_all(&dataset, 3).await;

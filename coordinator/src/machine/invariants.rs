@@ -115,7 +115,10 @@ impl Seen {
                 // What is said twice was dropped the second time.
                 self.left.entry((*generation, *connection)).or_insert(left.held);
             }
-            Report::PartUploaded { position, state_digest, .. } => {
+            // Whoever has no place in the generation holds nothing of it.
+            Report::PartUploaded { position, state_digest, .. }
+                if self.assigned.get(connection) == Some(generation) =>
+            {
                 let digests = self.digests.entry(*connection).or_default();
                 digests.insert(*position, state_digest.clone());
             }
