@@ -33,8 +33,8 @@ const CLAIMS: u32 = 20;
 ///
 /// A run that exists goes on: with the workers that still train it since their coordinator was lost, or
 /// else from its newest good checkpoint. If the coordinator before did not end its job, its workers are
-/// waited for some seconds first, so whatever starts it again (systemd, Kubernetes) needs to know nothing. SIGINT or SIGTERM takes a checkpoint
-/// and ends the job; a second one ends it at once.
+/// waited for some seconds first, so whatever starts it again (systemd, Kubernetes) needs to know
+/// nothing. SIGINT or SIGTERM takes a checkpoint and ends the job; a second one ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
