@@ -41,7 +41,6 @@ pub use open::{Limits, Settings};
 pub(crate) use read::READ_PIECE;
 
 use error::{Context, WRITE};
-use pieces::Pieces;
 
 /// Bytes of one request for something large; a larger object is uploaded in pieces of this size.
 pub const PIECE: usize = 16 << 20;
@@ -220,7 +219,7 @@ impl Store {
         path: &str,
         chunks: Vec<Bytes>,
     ) -> Result<(), object_store::Error> {
-        Pieces::new(self.backend.put_multipart(&self.full(path)).await?).send(chunks).await
+        pieces::send(self.backend.put_multipart(&self.full(path)).await?, chunks).await
     }
 
     /// Writes the object only if there is none: of many writers exactly one succeeds.

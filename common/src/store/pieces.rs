@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::{MultipartUpload, WriteMultipart};
+use scopeguard::ScopeGuard;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -14,49 +15,37 @@ use super::PIECE;
 
 /// Pieces on their way at a time.
 const AT_ONCE: usize = 4;
-/// For the store to take back what was sent.
-const ABORT: Duration = Duration::from_secs(10);
+/// For the pieces on their way to arrive, and again for the store to take back what was sent.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// The pieces of one object. Dropped before it is finished, the upload is given up.
-pub(super) struct Pieces {
-    upload: Option<WriteMultipart>,
+/// Sends all chunks and makes the object appear. Dropped before that, the upload is given up.
+pub(super) async fn send(
+    upload: Box<dyn MultipartUpload>,
+    chunks: Vec<Bytes>,
+) -> Result<(), object_store::Error> {
+    let upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
+    let mut upload = scopeguard::guard(upload, give_up);
+    for mut chunk in chunks {
+        while !chunk.is_empty() {
+            // A failed piece shows here.
+            upload.wait_for_capacity(AT_ONCE).await?;
+            upload.put(chunk.split_to(chunk.len().min(PIECE)));
+        }
+    }
+    upload.wait_for_capacity(1).await?;
+    // From here it takes back by itself what was sent, if it fails.
+    ScopeGuard::into_inner(upload).finish().await.map(drop)
 }
 
-impl Pieces {
-    pub(super) fn new(upload: Box<dyn MultipartUpload>) -> Self {
-        Self { upload: Some(WriteMultipart::new_with_chunk_size(upload, PIECE)) }
-    }
-
-    /// Sends all chunks and makes the object appear.
-    pub(super) async fn send(mut self, chunks: Vec<Bytes>) -> Result<(), object_store::Error> {
-        for mut chunk in chunks {
-            while !chunk.is_empty() {
-                let Some(upload) = &mut self.upload else { return Ok(()) };
-                // A failed piece shows here.
-                upload.wait_for_capacity(AT_ONCE).await?;
-                upload.put(chunk.split_to(chunk.len().min(PIECE)));
-            }
-        }
-        if let Some(upload) = &mut self.upload {
-            upload.wait_for_capacity(1).await?;
-        }
-        match self.upload.take() {
-            // It takes back what was sent by itself if it fails.
-            Some(upload) => upload.finish().await.map(drop),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Pieces {
-    fn drop(&mut self) {
-        if let Some(upload) = self.upload.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(async move {
-                // A store that does not answer has a lifecycle rule.
-                let _ = timeout(ABORT, upload.abort()).await;
-            });
-        }
-    }
+/// Takes back what was sent, in the background.
+fn give_up(mut upload: WriteMultipart) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    runtime.spawn(async move {
+        // A store may keep a piece that arrives beside the request to take all back: "it might be
+        // necessary to abort a given multipart upload multiple times" (S3, AbortMultipartUpload).
+        let arrived = async { while upload.wait_for_capacity(1).await.is_err() {} };
+        let _ = timeout(GIVE_UP, arrived).await;
+        // A store that does not answer has a lifecycle rule.
+        let _ = timeout(GIVE_UP, upload.abort()).await;
+    });
 }
