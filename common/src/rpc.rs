@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::net::{TcpListener, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::server::TcpIncoming;
@@ -180,6 +181,24 @@ pub fn endpoint(address: &Address) -> Result<Endpoint, RpcError> {
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true))
+}
+
+/// Connects once, by a connection that is lost when what was sent is not acknowledged for `silence`.
+///
+/// Left to itself the kernel sends again for a quarter of an hour, with pauses that double: a way that
+/// is open again after seconds would be found so only seconds later (TCP_USER_TIMEOUT of tcp(7), after
+/// RFC 5482).
+///
+/// # Errors
+/// Why there is no connection, in words.
+pub async fn connect_once(address: &Address, silence: Duration) -> Result<Channel, String> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(ATTEMPT));
+    connector.set_tcp_user_timeout(Some(silence));
+    let endpoint = endpoint(address).map_err(|error| error.to_string())?;
+    endpoint.connect_with_connector(connector).await.map_err(|error| innermost(&error))
 }
 
 /// Connects to `who` at `address`, trying again until `within` has passed.

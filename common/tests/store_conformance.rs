@@ -233,6 +233,15 @@ async fn a_server_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_bucket_can_have_is_bad_input() {
+    let s3 = S3::start().await;
+    let store = Store::open_with("s3://Not_a.Name-/x", &s3.settings()).unwrap();
+    let error = store.get("o").await.unwrap_err();
+    assert!(matches!(error, StoreError::BadUrl { .. }), "{error:?}");
+    assert_eq!(error.exit_code(), exit::BAD_INPUT);
+}
+
+#[tokio::test]
 async fn of_many_creators_at_once_exactly_one_succeeds() {
     let (_folder, store) = folder();
     for round in 0..20 {

@@ -54,7 +54,7 @@ fn a_job_under_faults_of_many_kinds_comes_to_the_bits_of_a_quiet_one_and_leaves_
     let config = place.config("drill");
     let kinds = "kill,stop,blink,drain,cut,cut-coordinator,coordinator,coordinator+worker";
     let options = ["--workers", "3", "--faults", "5", "--seed", "5", "--kinds", kinds];
-    let options = [&options[..], &["--reference-workers", "1"]].concat();
+    let options = [&options[..], &["--reference-workers", "1", "--network", "proxies"]].concat();
     let (output, json) = drill(&place, &config, &options);
     passed(&output, &json);
     let faults = json["faults"]["each"].as_array().unwrap();
@@ -69,7 +69,31 @@ fn a_job_under_faults_of_many_kinds_comes_to_the_bits_of_a_quiet_one_and_leaves_
         }
     }
     assert!(json["steps"].as_u64().unwrap() > 6 && json["steps_untold"] == 0, "{json:#}");
-    assert!(json["folder"].is_null(), "{json:#}");
+    assert!(json["folder"].is_null() && json["network"] == "proxies", "{json:#}");
+}
+
+#[test]
+fn hosts_that_lose_every_packet_come_to_the_same_bits_and_are_gone_or_cannot_be_had() {
+    let place = Place::new();
+    let config = place.config("hosts");
+    let cuts = ["--kinds", "cut,cut-coordinator", "--network", "namespaces"];
+    let options = [&["--workers", "3", "--faults", "3", "--seed", "3"], &cuts[..]].concat();
+    let output = command(&place, &config, &options).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(i32::from(exit::BAD_INPUT)) {
+        // Without the rights or the programs, `auto` takes proxies.
+        assert!(told.contains("no network namespaces") && told.contains("hint:"), "{told}");
+        eprintln!("not run: {told}");
+        return;
+    }
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    passed(&output, &json);
+    assert_eq!((&json["network"], &json["faults"]["count"]), (&"namespaces".into(), &3.into()));
+    let ways = |way: &str| {
+        let all = json["faults"]["each"].as_array().unwrap();
+        all.iter().filter(|it| it["way"] == way).count()
+    };
+    assert!(ways("black-hole") > 0 && ways("refuse") + ways("reset") > 0, "{json:#}");
 }
 
 #[test]
@@ -131,6 +155,39 @@ fn a_drill_that_is_interrupted_leaves_no_process_and_no_stopped_one() {
     let status = running.wait().unwrap();
     assert_eq!(status.code(), Some(i32::from(exit::INTERRUPTED)));
     all_gone(&children, Duration::from_secs(5));
+}
+
+#[test]
+fn a_drill_that_is_interrupted_in_its_quiet_run_ends_then() {
+    let place = Place::new();
+    let config = place.config("between");
+    let (keep, one) = (place.path("kept"), ["--kinds", "kill", "--faults", "1"]);
+    let options = [&["--workers", "2", "--keep", keep.to_str().unwrap()], &one[..]].concat();
+    let mut running = command(&place, &config, &options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let start = std::time::Instant::now();
+    while !keep.join("logs/reference").exists() {
+        assert!(start.elapsed() < SOON, "no quiet run begins");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(i32::from(exit::INTERRUPTED)));
+    assert!(!keep.join("report.json").exists());
+}
+
+#[test]
+fn more_workers_than_a_config_has_places_for_are_refused_before_anything_starts() {
+    let place = Place::new();
+    let config = place.config("crowd");
+    let options = ["--workers", "5", "--set", "cluster.max_workers=4"];
+    let output = command(&place, &config, &options).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(i32::from(exit::BAD_INPUT)), "{told}");
+    assert!(told.contains("cluster.max_workers") && !told.contains("logs are in"), "{told}");
 }
 
 fn is_stopped(pid: u32) -> bool {

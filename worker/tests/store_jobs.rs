@@ -75,6 +75,39 @@ async fn a_job_trains_through_outages_of_its_bucket_and_ends_with_the_same_bits(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_slow_or_loses_its_answers_delays_checkpoints_and_changes_no_bit() {
+    let s3 = store::S3::start().await;
+    let proxy = Proxy::start(&s3.endpoint).await;
+    let mut variables = s3.settings().variables;
+    variables.insert("AWS_ENDPOINT_URL".to_owned(), proxy.endpoint.clone());
+    let variables: Vec<(String, String)> = variables.into_iter().collect();
+    let work = move || {
+        let place = Place::at(&format!("s3://{}/jobs", store::BUCKET), variables);
+        let mut quiet = place.launch(&place.config("quiet"), &[]);
+        quiet.ends_with(exit::OK);
+        let expected = place.checkpoint("quiet");
+        let often = ["--set", "checkpoint.every_steps=3"];
+        proxy.fail("/slow/checkpoints/", Some(Mishap::Late(80)));
+        let mut job = place.launch(&place.config("slow"), &often);
+        job.ends_with(exit::OK);
+        assert_eq!(place.checkpoint("slow")["state_digest"], expected["state_digest"]);
+
+        // What was written is there, and whoever wrote it does not know.
+        let mut job = place.launch(&place.config("lost"), &often);
+        job.tells("checkpoint published");
+        proxy.fail("/lost/checkpoints/", Some(Mishap::CutAfter(0)));
+        until("checkpoints wait", || trouble(&place, "lost").is_object());
+        proxy.fail("", None);
+        job.ends_with(exit::OK);
+        assert_eq!(place.checkpoint("lost")["state_digest"], expected["state_digest"]);
+        for run in ["slow", "lost"] {
+            place.convoy(&["checkpoints", "verify", &place.url(run)]);
+        }
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_create_only_writes_is_refused_unless_the_operator_goes_without() {
     let s3 = store::S3::start_without_conditions().await;
     let variables: Vec<(String, String)> = s3.settings().variables.into_iter().collect();

@@ -3,7 +3,7 @@
 //! | deadline | default | must exceed | because |
 //! |---|---|---|---|
 //! | [`HEARTBEAT_INTERVAL`] | 1 s, fixed | | |
-//! | `liveness_timeout` | 3 s | the heartbeat interval | a worker in good health would be lost |
+//! | `liveness_timeout`, also of a neighbour that acknowledges nothing | 3 s | the heartbeat interval | a worker in good health would be lost |
 //! | `ring_timeout` | 30 s | `liveness_timeout` | a worker's death would be blamed on its neighbours' ring |
 //! | `prepare_timeout` | 2 min | `liveness_timeout` | the same, while state is loaded |
 //! | `coordinator_timeout` | 10 min | `liveness_timeout` | a coordinator that is late would end the job |

@@ -262,6 +262,10 @@ impl Context<'_> {
             if text.contains("NoSuchBucket") {
                 return StoreError::NoBucket { url, endpoint };
             }
+            if text.contains("InvalidBucketName") {
+                let reason = format!("{endpoint} takes no bucket of that name");
+                return StoreError::BadUrl { url, reason };
+            }
             if FULL.iter().any(|word| text.contains(word)) {
                 let source = Box::new(error);
                 return StoreError::Full { url, endpoint: Some(endpoint), source };

@@ -25,6 +25,8 @@ pub enum Mishap {
     Flip,
     /// So many bytes every 10 ms.
     Drip(usize),
+    /// It comes after so many milliseconds.
+    Late(u64),
     /// The answer of a server that knows no ranges.
     Whole,
 }
@@ -116,6 +118,9 @@ impl Proxy {
 
         let (head, mut body) = read_head(&mut server).await?;
         server.read_to_end(&mut body).await?;
+        if let Some(Mishap::Late(milliseconds)) = mishap {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        }
         answer(client, head, body, mishap).await
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use convoy_common::config;
 use convoy_common::failure::Failure;
 
-use crate::drill::{self, Drill, Kind};
+use crate::drill::{self, Cutter, Drill, Kind};
 use crate::launch::Device;
 
 /// Rehearses failures: trains under random faults, and compares the end with a quiet run's
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Only these kinds of faults [default: all that are possible]
     #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
     kinds: Option<Vec<Kind>>,
+    /// What ways are cut with: `auto` takes namespaces where they are allowed
+    #[arg(long, value_enum, default_value = "auto")]
+    network: Cutter,
     /// Overrides a value of the config; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -118,6 +121,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         faults: args.faults,
         seed,
         kinds: args.kinds,
+        network: args.network,
         json: args.json,
         reference: args.reference,
         reference_workers: args.reference_workers,

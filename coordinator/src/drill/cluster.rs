@@ -1,12 +1,5 @@
-//! The processes of a drilled job, and the ways between them.
-//!
-//! ```text
-//! left neighbour --[ring proxy of worker i]--> worker i --[line proxy of i]--> coordinator
-//!                                              all --[store proxy]--> S3 server
-//! ```
-//!
-//! Proxies are there only where the plan has faults for them, so a drill of kills alone runs on plain
-//! connections. This file starts, signals and counts; it decides nothing.
+//! The processes of a drilled job: they are started, signalled and counted here, and nothing is
+//! decided.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -15,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use tokio::process::Command;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::error::DrillError;
+use super::network::Network;
 use super::process::{self, Heard, Process, Who};
-use super::proxy::Proxy;
 use crate::launch::Device;
 use crate::launch::plan::{self, Machine, Share};
 
@@ -54,17 +46,6 @@ pub(super) struct Setup {
     pub(super) mark: String,
 }
 
-/// Which ways lead through proxies.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ways {
-    /// Those between workers.
-    pub(super) ring: bool,
-    /// Those to the coordinator.
-    pub(super) line: bool,
-    /// The endpoint of the S3 store, where its way does.
-    pub(super) store: Option<SocketAddr>,
-}
-
 /// A job's processes.
 #[derive(Debug)]
 pub(super) struct Cluster {
@@ -73,19 +54,16 @@ pub(super) struct Cluster {
     heard: mpsc::UnboundedSender<Heard>,
     running: BTreeMap<Who, Process>,
     lives: BTreeMap<Who, u32>,
-    rings: Vec<Proxy>,
-    lines: Vec<Proxy>,
-    store: Option<Proxy>,
+    network: Network,
     /// Where the coordinator listens, once it has said so; it keeps its port for all its lives.
     address: Option<SocketAddr>,
 }
 
 impl Cluster {
-    /// Starts the proxies on `runtime`, and nothing else.
-    pub(super) async fn new(
+    /// Starts nothing yet.
+    pub(super) fn new(
         setup: Setup,
-        ways: &Ways,
-        runtime: &Handle,
+        network: Network,
         heard: mpsc::UnboundedSender<Heard>,
     ) -> Result<Self, DrillError> {
         for folder in [&setup.logs, &setup.temporary] {
@@ -95,24 +73,9 @@ impl Cluster {
                 source,
             })?;
         }
-        let some = |wanted: bool| if wanted { setup.workers } else { 0 };
-        let (mut rings, mut lines) = (Vec::new(), Vec::new());
-        for (proxies, count) in [(&mut rings, some(ways.ring)), (&mut lines, some(ways.line))] {
-            for _ in 0..count {
-                proxies.push(proxy(runtime).await?);
-            }
-        }
-        let store = match ways.store {
-            Some(upstream) => {
-                let it = proxy(runtime).await?;
-                it.lead_to(upstream);
-                Some(it)
-            }
-            None => None,
-        };
         let (running, lives) = (BTreeMap::new(), BTreeMap::new());
         let machine = Machine::here();
-        Ok(Self { setup, machine, heard, running, lives, rings, lines, store, address: None })
+        Ok(Self { setup, machine, heard, running, lives, network, address: None })
     }
 
     /// Starts the coordinator or a worker, which must not run.
@@ -122,9 +85,6 @@ impl Cluster {
             Who::Worker(index) => self.worker_command(index),
         };
         command.env("TMPDIR", &self.setup.temporary).env(MARK, &self.setup.mark);
-        if let Some(proxy) = &self.store {
-            command.env("AWS_ENDPOINT_URL", format!("http://{}", proxy.address()));
-        }
         let path = self.log_of(who);
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.map_err(|source| DrillError::File { what: "write the log", path, source })?;
@@ -146,8 +106,8 @@ impl Cluster {
         for it in &self.setup.overrides {
             command.args(["--set", it]);
         }
-        let bind = self.address.map_or("127.0.0.1:0".to_owned(), |it| it.to_string());
-        command.args(["--bind", &bind, "--log-format", "json", "--log-level", "info"]);
+        command.args(["--log-format", "json", "--log-level", "info"]);
+        self.network.coordinator(&mut command, self.address);
         (self.setup.coordinator.clone(), command)
     }
 
@@ -159,29 +119,25 @@ impl Cluster {
             index: index as u32,
             workers: self.setup.workers as u32,
         };
-        let through = self.lines.get(index).map(Proxy::address);
-        let address = through.or(self.address).map(|it| it.to_string()).unwrap_or_default();
+        let address = self.address.map(|it| self.network.line_to(index, it).to_string());
+        let address = address.unwrap_or_default();
         let plan = plan::worker(&self.machine, &share, &format!("http://{address}"));
-        let mut command = Command::new(&self.setup.worker);
+        let mut command = self.network.worker(index, &self.setup.worker);
         command.args(plan.arguments).envs(plan.environment);
         command.args(["--log-level", "info,convoy_worker::train::trainer=debug"]);
-        if let Some(proxy) = self.rings.get(index) {
-            command.args(["--advertise", &proxy.address().to_string()]);
-        }
+        command.args(self.network.ring_arguments(index));
         (self.setup.worker.clone(), command)
     }
 
     /// The coordinator listens here.
     pub(super) fn coordinator_listens(&mut self, at: SocketAddr) {
         self.address = Some(at);
-        self.lines.iter().for_each(|proxy| proxy.lead_to(at));
+        self.network.coordinator_listens(at);
     }
 
     /// That worker's ring listens here.
     pub(super) fn ring_listens(&self, worker: usize, at: SocketAddr) {
-        if let Some(proxy) = self.rings.get(worker) {
-            proxy.lead_to(at);
-        }
+        self.network.ring_listens(worker, at);
     }
 
     /// A process is gone; says whether it was the present one of its name.
@@ -223,19 +179,9 @@ impl Cluster {
         self.setup.workers
     }
 
-    /// The proxy before that worker's ring.
-    pub(super) fn ring(&self, worker: usize) -> Option<&Proxy> {
-        self.rings.get(worker)
-    }
-
-    /// The proxy between that worker and the coordinator.
-    pub(super) fn line(&self, worker: usize) -> Option<&Proxy> {
-        self.lines.get(worker)
-    }
-
-    /// The proxy before the store.
-    pub(super) fn store(&self) -> Option<&Proxy> {
-        self.store.as_ref()
+    /// The ways between them.
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Where the process writes its log.
@@ -247,9 +193,4 @@ impl Cluster {
     pub(super) fn logs(&self) -> &Path {
         &self.setup.logs
     }
-}
-
-async fn proxy(runtime: &Handle) -> Result<Proxy, DrillError> {
-    let started = Proxy::start(runtime).await;
-    started.map_err(|source| DrillError::System { what: "start a proxy on loopback", source })
 }

@@ -18,6 +18,7 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use super::cluster::Cluster;
 use super::error::DrillError;
+use super::network::Between;
 use super::plan::Fault;
 use super::process::{Heard, News, Who};
 use super::vitals::{self, Vitals};
@@ -43,12 +44,8 @@ pub(super) enum Action {
     Start(Who),
     /// SIGCONT to that life of a process.
     Wake(Who, u32),
-    /// Open the way to a worker's ring again.
-    MendRing(usize),
-    /// Open the way of a worker to the coordinator again.
-    MendLine(usize),
-    /// Open the way to the store again.
-    MendStore,
+    /// Open a way again.
+    Mend(Between),
     /// Inflict a fault; the number is the caller's.
     Inflict(usize, Fault),
 }
@@ -237,7 +234,7 @@ impl<'a> Drive<'a> {
                 signal = self.signals.next() => return Err(DrillError::Interrupted { signal }),
                 Some(heard) = self.heard.recv() => self.hear(heard)?,
                 Some(answer) = self.answers.1.recv() => self.told(answer),
-                () = sleep_until(TokioInstant::from_std(next)) => self.fire()?,
+                () = sleep_until(TokioInstant::from_std(next)) => self.fire().await?,
             }
         }
     }
@@ -252,7 +249,7 @@ impl<'a> Drive<'a> {
         !self.timers.is_empty() || !self.due.is_empty()
     }
 
-    fn fire(&mut self) -> Result<(), DrillError> {
+    async fn fire(&mut self) -> Result<(), DrillError> {
         let now = Instant::now();
         let (due, later) = self.timers.drain(..).partition(|it: &(Instant, Action)| it.0 <= now);
         self.timers = later;
@@ -271,21 +268,7 @@ impl<'a> Drive<'a> {
                         self.cluster.send(who, Signal::CONT);
                     }
                 }
-                Action::MendRing(worker) => {
-                    if let Some(proxy) = self.cluster.ring(worker) {
-                        proxy.mend();
-                    }
-                }
-                Action::MendLine(worker) => {
-                    if let Some(proxy) = self.cluster.line(worker) {
-                        proxy.mend();
-                    }
-                }
-                Action::MendStore => {
-                    if let Some(proxy) = self.cluster.store() {
-                        proxy.mend();
-                    }
-                }
+                Action::Mend(between) => self.cluster.network().mend(between).await?,
                 Action::Inflict(number, fault) => self.due.push((number, fault)),
             }
         }

@@ -26,6 +26,18 @@ pub(super) enum DrillError {
         /// Why.
         reason: &'static str,
     },
+    /// Namespaces are asked for.
+    #[error("no network namespaces: {reason}")]
+    NoNamespaces {
+        /// Why.
+        reason: String,
+    },
+    /// A way can be neither cut nor opened.
+    #[error("cannot change a host's packet filter: {reason}")]
+    Filter {
+        /// Why.
+        reason: String,
+    },
     /// The worker's program is not where it should be.
     #[error("there is no worker program at {}", path.display())]
     NoWorker {
@@ -100,6 +112,11 @@ impl Explain for DrillError {
                     .to_owned()
             }
             Self::Impossible { .. } => "leave it out of --kinds".to_owned(),
+            Self::NoNamespaces { .. } => {
+                "they need root, the programs unshare, nsenter, ip and nft, and a store that is a \
+                 folder or behind plain http://; --network proxies needs none of it"
+                    .to_owned()
+            }
             Self::NoWorker { .. } => {
                 "build it with `deploy/libtorch && cargo build --release`, or \
                                       name it with --worker"
@@ -112,7 +129,7 @@ impl Explain for DrillError {
                  faults"
                     .to_owned()
             }
-            Self::System { .. } | Self::Interrupted { .. } => return None,
+            Self::System { .. } | Self::Filter { .. } | Self::Interrupted { .. } => return None,
         })
     }
 
@@ -120,6 +137,7 @@ impl Explain for DrillError {
         match self {
             Self::NoPromise { .. }
             | Self::Impossible { .. }
+            | Self::NoNamespaces { .. }
             | Self::NoWorker { .. }
             | Self::NotEmpty { .. } => exit::BAD_INPUT,
             Self::Interrupted { .. } => exit::INTERRUPTED,

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 
 use super::drive::{Action, Drive};
 use super::error::DrillError;
+use super::network::Between;
 use super::plan::{Fault, Kind, Round, Way};
 use super::process::Who;
 use super::report::Row;
@@ -74,7 +75,7 @@ pub(super) async fn round(
             break;
         }
         for (number, fault) in due {
-            match inflict(drive, &fault) {
+            match inflict(drive, &fault).await? {
                 true => {
                     let (at, step) = (SystemTime::now(), drive.journal.newest());
                     inflicted.push(Inflicted { number, fault, at, step });
@@ -109,13 +110,13 @@ fn doing(inflicted: &[Inflicted], done: usize) -> String {
 }
 
 /// Does it; false if its victim does not run just now.
-fn inflict(drive: &mut Drive<'_>, fault: &Fault) -> bool {
+async fn inflict(drive: &mut Drive<'_>, fault: &Fault) -> Result<bool, DrillError> {
     let worker = fault.worker.unwrap_or_default();
     let victim = Who::Worker(worker);
     if fault.worker.is_some() && drive.cluster.life(victim).is_none()
         || fault.kind.has_coordinator() && drive.cluster.life(Who::Coordinator).is_none()
     {
-        return false;
+        return Ok(false);
     }
     match fault.kind {
         Kind::Kill => {
@@ -138,25 +139,20 @@ fn inflict(drive: &mut Drive<'_>, fault: &Fault) -> bool {
             drive.cluster.send(victim, Signal::STOP);
             drive.later(fault.hold, Action::Wake(victim, life));
         }
-        Kind::Cut | Kind::CutCoordinator => {
+        Kind::Cut | Kind::CutCoordinator | Kind::Store => {
             drive.disturbed(false);
-            // One of the two ends of a way that stays cut may be out in the end.
-            drive.doom(victim, fault.restart);
-            let (proxy, mend) = match fault.kind {
-                Kind::Cut => (drive.cluster.ring(worker), Action::MendRing(worker)),
-                _ => (drive.cluster.line(worker), Action::MendLine(worker)),
+            if fault.worker.is_some() {
+                // One of the two ends of a way that stays cut may be out in the end.
+                drive.doom(victim, fault.restart);
+            }
+            let between = match fault.kind {
+                Kind::Cut => Between::Ring(worker),
+                Kind::CutCoordinator => Between::Line(worker),
+                _ => Between::Store,
             };
-            if let Some(proxy) = proxy {
-                proxy.cut(fault.way.unwrap_or(Way::Reset));
-            }
-            drive.later(fault.hold, mend);
-        }
-        Kind::Store => {
-            drive.disturbed(false);
-            if let Some(proxy) = drive.cluster.store() {
-                proxy.cut(fault.way.unwrap_or(Way::Reset));
-            }
-            drive.later(fault.hold, Action::MendStore);
+            let way = fault.way.unwrap_or(Way::Reset);
+            let least = drive.cluster.network().cut(between, way).await?;
+            drive.later(fault.hold.max(least), Action::Mend(between));
         }
         Kind::Coordinator | Kind::CoordinatorAndWorker => {
             // The next coordinator may well go on with the generation that it finds.
@@ -169,7 +165,7 @@ fn inflict(drive: &mut Drive<'_>, fault: &Fault) -> bool {
             drive.cluster.send(Who::Coordinator, Signal::KILL);
         }
     }
-    true
+    Ok(true)
 }
 
 /// Whom it was done to, as the job calls it.

@@ -1,7 +1,7 @@
 //! Rehearses failures: a real job under random faults, whose end is compared with that of a quiet one.
 //!
 //! ```text
-//! plan (seed) --> rounds --inflict--> processes, proxies        convoy serve, convoy-worker join
+//! plan (seed) --> rounds --inflict--> processes, network        convoy serve, convoy-worker join
 //!                            |            | log lines, status
 //!                            |            v
 //!                            '-------> journal --> rows, samples --.
@@ -21,9 +21,9 @@ mod drive;
 mod error;
 mod inflict;
 mod leaks;
+mod network;
 mod plan;
 mod process;
-mod proxy;
 mod report;
 mod samples;
 mod scene;
@@ -43,9 +43,11 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use self::cluster::{Cluster, Setup, Ways};
+use self::cluster::{Cluster, Setup};
 use self::drive::Drive;
 use self::error::DrillError;
+pub(crate) use self::network::Cutter;
+use self::network::Network;
 pub(crate) use self::plan::Kind;
 use self::plan::Wanted;
 use self::scene::{Scene, Screen};
@@ -76,6 +78,8 @@ pub(crate) struct Drill {
     pub(crate) seed: u64,
     /// Of these kinds; all that are possible if not given.
     pub(crate) kinds: Option<Vec<Kind>>,
+    /// What cuts are made with.
+    pub(crate) network: Cutter,
     /// The verdict as JSON on stdout.
     pub(crate) json: bool,
     /// Digest of the state at the config's end, in place of a quiet run.
@@ -155,8 +159,13 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         kinds: scene.kinds.clone(),
         liveness: drill.run.cluster.liveness_timeout,
     });
-    screen.say(&scene.introduction(drill));
+    let (network, no_namespaces) =
+        Network::new(&scene.cuts, drill.network, scene.endpoint, drill.workers as usize, aside)
+            .await?;
+    let cutter = network.cutter();
+    screen.say(&scene.introduction(drill, cutter, no_namespaces.as_deref()));
     let mut verdict = Verdict {
+        cutter,
         seed: drill.seed,
         workers: drill.workers as usize,
         wanted: drill.faults,
@@ -168,7 +177,7 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
     let mut signals = Signals::listen()
         .map_err(|source| DrillError::System { what: "listen to signals", source })?;
     let setup = scene.setup(drill, "rehearsal", drill.workers);
-    let mut drive = drive(drill, scene, setup, &[], &scene.ways, (aside, &mut signals)).await?;
+    let mut drive = drive(drill, scene, setup, &[], network, &mut signals)?;
     let outcome = rehearse(drill, &mut drive, &plan, screen, &mut verdict).await;
     let outcome = close(&mut drive, scene, outcome, &mut verdict).await?;
     verdict.vitals = drive.vitals.longest();
@@ -194,9 +203,7 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         let last: &[String] = if drill.runs_to_the_end() { &[] } else { &[steps] };
         let workers = drill.reference_workers.unwrap_or(drill.workers);
         let setup = scene.setup(drill, "reference", workers);
-        let ways = Ways::default();
-        let mut drive =
-            self::drive(drill, scene, setup, last, &ways, (aside, &mut signals)).await?;
+        let mut drive = self::drive(drill, scene, setup, last, Network::plain(), &mut signals)?;
         let outcome = match drive.begin().await {
             Ok(()) => drive.finish().await.map(|_| ()),
             Err(error) => Err(error),
@@ -276,20 +283,20 @@ async fn newest(checkpoints: &Checkpoints) -> Result<Option<Summary>, Failure> {
 }
 
 /// A job of the config under the drill's folder, not started yet.
-async fn drive<'a>(
+fn drive<'a>(
     drill: &Drill,
     scene: &Scene,
     mut setup: Setup,
     more: &[String],
-    ways: &Ways,
-    (aside, signals): (&Handle, &'a mut Signals),
+    network: Network,
+    signals: &'a mut Signals,
 ) -> Result<Drive<'a>, DrillError> {
     if !drill.runs_to_the_end() {
         setup.overrides.extend(ENDLESS.map(str::to_owned));
     }
     setup.overrides.extend_from_slice(more);
     let (to, heard) = mpsc::unbounded_channel();
-    let cluster = Cluster::new(setup, ways, aside, to).await?;
+    let cluster = Cluster::new(setup, network, to)?;
     let journal = Journal::new(scene.steps_per_epoch);
     Ok(Drive::new(cluster, heard, journal, signals, drill.patience))
 }

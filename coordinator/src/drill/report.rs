@@ -296,6 +296,7 @@ pub(super) fn json(it: &Verdict) -> Value {
         "faults": { "count": it.rows.len(), "wanted": it.wanted, "each": faults, "by_kind": kinds },
         "seed": it.seed,
         "workers": it.workers,
+        "network": it.cutter,
         "leaks": looked_into.then_some(&it.leaks),
         "parts_swept": it.swept,
         "memory": memory,

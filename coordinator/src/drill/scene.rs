@@ -1,8 +1,8 @@
 //! Where a drill takes place: its folder, its stores, the kinds of faults that are possible there, and
 //! what it says meanwhile.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use convoy_common::checkpoint::CheckpointError;
@@ -15,8 +15,9 @@ use convoy_common::sampling::Sampler;
 use convoy_common::store::Store;
 
 use super::Drill;
-use super::cluster::{Setup, Ways};
+use super::cluster::Setup;
 use super::error::DrillError;
+use super::network::{Cuts, Endpoint};
 use super::plan::Kind;
 use crate::launch::plan::worker_binary;
 
@@ -26,8 +27,10 @@ pub(super) struct Scene {
     pub(super) mark: String,
     /// Of the plan.
     pub(super) kinds: Vec<Kind>,
-    /// Which ways lead through proxies.
-    pub(super) ways: Ways,
+    /// The ways that these cut.
+    pub(super) cuts: Cuts,
+    /// Of the store that the job uses.
+    pub(super) endpoint: Endpoint,
     /// Of the data set under the config.
     pub(super) steps_per_epoch: u32,
     folder: PathBuf,
@@ -80,16 +83,18 @@ impl Scene {
         let worker = worker_binary(drill.worker.as_deref(), &this)
             .map_err(|path| DrillError::NoWorker { path })?;
         let store = Store::open(&drill.run.run.url)?;
-        let is_local = store.url().starts_with("file:");
-        let endpoint = if is_local { None } else { endpoint().await };
+        let data = Store::open(&drill.run.data.url)?;
+        let is_folder = |it: &Store| it.url().starts_with("file:");
+        let is_local = is_folder(&store);
+        let endpoint = match is_local && is_folder(&data) {
+            true => Endpoint::None,
+            false => Endpoint::here().await,
+        };
         let (kinds, left_out) = kinds(drill, is_local, endpoint)?;
         let has = |kind: Kind| kinds.contains(&kind);
-        let ways = Ways {
-            ring: has(Kind::Cut),
-            line: has(Kind::CutCoordinator),
-            store: endpoint.filter(|_| has(Kind::Store)),
-        };
-        let dataset = Dataset::open(Store::open(&drill.run.data.url)?).await?;
+        let cuts =
+            Cuts { ring: has(Kind::Cut), line: has(Kind::CutCoordinator), store: has(Kind::Store) };
+        let dataset = Dataset::open(data).await?;
         let images = dataset.len(Split::Train);
         let steps_per_epoch = images.div_ceil(u64::from(drill.run.train.batch.max(1)));
 
@@ -112,7 +117,8 @@ impl Scene {
         Ok(Self {
             mark,
             kinds,
-            ways,
+            cuts,
+            endpoint,
             steps_per_epoch: u32::try_from(steps_per_epoch).unwrap_or(u32::MAX),
             folder,
             wanted: drill.keep.is_some(),
@@ -130,11 +136,25 @@ impl Scene {
     }
 
     /// What is about to happen.
-    pub(super) fn introduction(&self, drill: &Drill) -> String {
+    pub(super) fn introduction(
+        &self,
+        drill: &Drill,
+        cutter: Option<&str>,
+        no_namespaces: Option<&str>,
+    ) -> String {
         let kinds: Vec<&str> = self.kinds.iter().map(|it| it.as_str()).collect();
-        let left_out = self.left_out.as_ref().map(|it| format!("\n{it}")).unwrap_or_default();
+        let mut notes = self.left_out.as_ref().map(|it| format!("\n{it}")).unwrap_or_default();
+        match (cutter, no_namespaces) {
+            (Some(cutter), Some(reason)) => {
+                let _ = write!(notes, "\nways are cut by {cutter}; no namespaces: {reason}");
+            }
+            (Some(cutter), None) => {
+                let _ = write!(notes, "\nways are cut by {cutter}");
+            }
+            (None, _) => {}
+        }
         format!(
-            "{} faults of {} workers, seed {}: {}{left_out}\nlogs are in {}\n",
+            "{} faults of {} workers, seed {}: {}{notes}\nlogs are in {}\n",
             drill.faults,
             drill.workers,
             drill.seed,
@@ -222,12 +242,12 @@ fn promises(run: &RunConfig) -> Result<(), DrillError> {
 fn kinds(
     drill: &Drill,
     is_local: bool,
-    endpoint: Option<SocketAddr>,
+    endpoint: Endpoint,
 ) -> Result<(Vec<Kind>, Option<String>), DrillError> {
     let hindrance = match (is_local, endpoint) {
         (true, _) => Some("the run's store is a folder, before which there is no proxy"),
-        (false, None) => Some("AWS_ENDPOINT_URL is not a plain http:// address that answers"),
-        (false, Some(_)) => None,
+        (false, Endpoint::Plain(_)) => None,
+        (false, _) => Some("AWS_ENDPOINT_URL is not a plain http:// address that answers"),
     };
     if let Some(mut kinds) = drill.kinds.clone() {
         kinds.sort_unstable();
@@ -241,14 +261,6 @@ fn kinds(
     let kinds = Kind::ALL.into_iter().filter(possible).collect();
     let left_out = hindrance.map(|reason| format!("no faults of the store: {reason}"));
     Ok((kinds, left_out))
-}
-
-/// The S3 server that this process's variables name, if a proxy can stand before it.
-async fn endpoint() -> Option<SocketAddr> {
-    let url = std::env::var("AWS_ENDPOINT_URL").ok()?;
-    let url = url::Url::parse(&url).ok().filter(|it| it.scheme() == "http")?;
-    let (host, port) = (url.host_str()?.to_owned(), url.port_or_known_default()?);
-    tokio::net::lookup_host((host.as_str(), port)).await.ok()?.next()
 }
 
 /// Makes the folder, which must be empty if it is there.

@@ -10,6 +10,8 @@ use super::vitals::Life;
 pub(super) struct Verdict {
     pub(super) seed: u64,
     pub(super) workers: usize,
+    /// What ways were cut with, if any.
+    pub(super) cutter: Option<&'static str>,
     /// How many faults there should have been.
     pub(super) wanted: u32,
     /// Those that were inflicted.

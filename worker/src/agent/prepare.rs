@@ -195,6 +195,7 @@ impl Job {
             roster: assignment.roster.clone(),
             chunk_bytes: self.config.cluster.ring_chunk as usize,
             timeout: self.config.cluster.ring_timeout,
+            silence: self.config.cluster.liveness_timeout,
             connect_timeout,
         };
         let opened: Result<Ring, RingError> = Ring::open(settings, server).await;

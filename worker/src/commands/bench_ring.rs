@@ -104,6 +104,7 @@ async fn measure(args: &Args) -> Result<(Vec<f64>, u64), Failure> {
             roster: roster.clone(),
             chunk_bytes: args.chunk,
             timeout: Duration::from_secs(60),
+            silence: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
         };
         Ring::open(settings, server)

@@ -8,7 +8,6 @@ use std::time::Duration;
 use convoy_common::{pb, rpc};
 use pb::peer_client::PeerClient;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 use crate::ring::Member;
 
@@ -33,8 +32,7 @@ pub async fn unreachable(members: Vec<Member>) -> Vec<String> {
 
 async fn ping(member: &Member) -> Result<(), String> {
     // Each time anew: what is asked is whether a connection can be made.
-    let endpoint = rpc::endpoint(&member.address).map_err(|error| error.to_string())?;
-    let channel: Channel = endpoint.connect().await.map_err(|error| rpc::innermost(&error))?;
+    let channel = rpc::connect_once(&member.address, PATIENCE).await?;
     let answer = PeerClient::new(channel).ping(pb::PingRequest {}).await;
     answer.map(drop).map_err(|status| status.message().to_owned())
 }

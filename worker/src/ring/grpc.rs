@@ -26,6 +26,8 @@ pub(crate) struct Call<'a> {
     pub chunk_bytes: usize,
     pub peer: &'a str,
     pub address: &'a Address,
+    /// A neighbour that acknowledges nothing for so long is lost.
+    pub silence: Duration,
 }
 
 /// The way to the right: what is sent, and what is said to it.
@@ -53,11 +55,8 @@ impl Call<'_> {
     }
 
     async fn attempt(&self) -> Result<Way, Failed> {
-        let endpoint = rpc::endpoint(self.address).map_err(|error| {
-            Failed::ForGood(RingError::BadSettings { reason: error.to_string() })
-        })?;
         let channel =
-            endpoint.connect().await.map_err(|error| Failed::ForNow(rpc::innermost(&error)))?;
+            rpc::connect_once(self.address, self.silence).await.map_err(Failed::ForNow)?;
         let (out, frames) = mpsc::channel(OUT_QUEUE);
         let open = pb::frame::Kind::Open(pb::Open {
             generation: Some(self.generation.into()),

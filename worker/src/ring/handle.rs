@@ -46,6 +46,8 @@ pub struct Settings {
     /// A rank whose left neighbour says that it waits too allows it a fifth more, so that all ranks
     /// come to blame the one that hangs.
     pub timeout: Duration,
+    /// A neighbour whose machine acknowledges nothing for so long is lost.
+    pub silence: Duration,
     /// How long neighbours may take to come.
     pub connect_timeout: Duration,
 }
@@ -99,6 +101,7 @@ impl Ring {
             chunk_bytes,
             peer: &right.name,
             address: &right.address,
+            silence: settings.silence,
         };
         let joined = async {
             let left = neighbours.left.clone();

@@ -30,6 +30,7 @@ fn settings(rank: u32, addresses: &[Address], chunk_bytes: usize) -> Settings {
         roster: addresses.iter().enumerate().map(member).collect(),
         chunk_bytes,
         timeout: TIMEOUT,
+        silence: TIMEOUT,
         connect_timeout: Duration::from_secs(20),
     }
 }

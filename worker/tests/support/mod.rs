@@ -178,6 +178,7 @@ impl Cluster {
                             roster,
                             chunk_bytes: this.config.cluster.ring_chunk as usize,
                             timeout: Duration::from_secs(20),
+                            silence: Duration::from_secs(20),
                             connect_timeout: Duration::from_secs(20),
                         };
                         let handle = life.lock().unwrap().as_ref().unwrap().handle().clone();

@@ -11,7 +11,7 @@
 //! again. The one thing that it says by itself is HTTP's 503, to whoever asks a store.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::plan::Way;
+use crate::drill::plan::Way;
 
 /// Bytes that are forwarded at a time.
 const PIECE: usize = 64 * 1024;
@@ -59,12 +59,12 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port of loopback; its tasks run on `runtime`.
+    /// Listens on a free port of `host`; its tasks run on `runtime`.
     ///
     /// # Errors
     /// When no port can be had.
-    pub(super) async fn start(runtime: &Handle) -> io::Result<Self> {
-        let listening = runtime.spawn(TcpListener::bind(("127.0.0.1", 0)));
+    pub(super) async fn start(host: IpAddr, runtime: &Handle) -> io::Result<Self> {
+        let listening = runtime.spawn(TcpListener::bind((host, 0)));
         let listener = listening.await.map_err(io::Error::other)??;
         let address = listener.local_addr()?;
         let (state, view) = watch::channel(State::default());
@@ -213,6 +213,7 @@ async fn unavailable(client: &mut TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Instant;
 
     use super::*;
@@ -233,7 +234,8 @@ mod tests {
     }
 
     async fn proxy() -> Proxy {
-        let proxy = Proxy::start(&Handle::current()).await.unwrap();
+        let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let proxy = Proxy::start(host, &Handle::current()).await.unwrap();
         proxy.lead_to(echo().await);
         proxy
     }
@@ -348,7 +350,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_server_behind_it_a_connection_is_reset() {
-        let proxy = Proxy::start(&Handle::current()).await.unwrap();
+        let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let proxy = Proxy::start(host, &Handle::current()).await.unwrap();
         let mut byte = [0];
         let ended = timeout(SOON, connect(&proxy).await.read(&mut byte)).await.unwrap();
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
