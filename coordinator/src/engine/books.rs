@@ -8,7 +8,8 @@
 //! A store that fails loses nothing: what it did not take waits here and is tried again with growing
 //! pauses for as long as the job lives, the oldest first. What waits is bounded: of many manifests
 //! the older ones are given up. An order of the operator's alone is not kept waiting, because
-//! somebody waits for the answer.
+//! somebody waits for the answer. Old checkpoints are removed when there is nothing to write: once for
+//! all that were published meanwhile.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub(super) fn start(
         ledger,
         engine,
         waiting: VecDeque::new(),
+        prune: None,
+        fails: false,
         backoff: Backoff::default(),
         next_try: tokio::time::Instant::now(),
     };
@@ -64,6 +67,10 @@ struct Books<L> {
     engine: mpsc::Sender<Input>,
     /// What the store did not take, and what came after it; the oldest first.
     waiting: VecDeque<Entry>,
+    /// The living term of a pruning that is due.
+    prune: Option<Term>,
+    /// The last try came to nothing.
+    fails: bool,
     backoff: Backoff,
     next_try: tokio::time::Instant,
 }
@@ -80,19 +87,26 @@ impl<L: Ledger> Books<L> {
     async fn keep(mut self, mut queue: mpsc::Receiver<Entry>) {
         loop {
             tokio::select! {
+                biased;
                 entry = queue.recv() => match entry {
+                    Some(Entry::Prune { living }) => self.prune = Some(living),
                     Some(entry) => self.take(entry).await,
                     None => break,
                 },
-                () = sleep_until(self.next_try), if !self.waiting.is_empty() => {
-                    self.catch_up().await;
-                }
+                () = sleep_until(self.next_try), if self.is_behind() => self.catch_up().await,
             }
+        }
+        if self.waiting.is_empty() && self.prune.is_some() {
+            self.catch_up().await;
         }
         let manifests = self.waiting.iter().filter(|it| matches!(it, Entry::Publish(_))).count();
         if manifests > 0 {
             tracing::warn!(manifests, "the job ends with checkpoints that the store did not take");
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        !self.waiting.is_empty() || self.prune.is_some()
     }
 
     async fn take(&mut self, entry: Entry) {
@@ -112,8 +126,16 @@ impl<L: Ledger> Books<L> {
                 return self.waiting.push_front(entry);
             }
         }
-        self.backoff = Backoff::default();
-        self.tell(Event::StoreWorks).await;
+        if let Some(living) = self.prune.take()
+            && self.attempt(Entry::Prune { living }).await.is_err()
+        {
+            self.prune = Some(living);
+            return;
+        }
+        if std::mem::take(&mut self.fails) {
+            self.backoff = Backoff::default();
+            self.tell(Event::StoreWorks).await;
+        }
     }
 
     /// Gives the entry back if it has to wait.
@@ -126,6 +148,7 @@ impl<L: Ledger> Books<L> {
                 Ok(())
             }
             Tried::NotNow { error, hint } => {
+                self.fails = true;
                 self.next_try = tokio::time::Instant::now() + self.backoff.pause();
                 self.tell(Event::StoreFails { error, hint }).await;
                 Err(entry)
@@ -134,10 +157,6 @@ impl<L: Ledger> Books<L> {
     }
 
     async fn put_off(&mut self, entry: Entry) {
-        let prunes = |it: &Entry| matches!(it, Entry::Prune { .. });
-        if prunes(&entry) && self.waiting.iter().any(prunes) {
-            return;
-        }
         self.waiting.push_back(entry);
         let publishes = |it: &Entry| matches!(it, Entry::Publish(_));
         if self.waiting.iter().filter(|it| publishes(it)).count() > BACKLOG

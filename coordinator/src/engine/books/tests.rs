@@ -129,7 +129,19 @@ async fn what_the_store_does_not_take_waits_and_is_made_in_order_when_it_is_back
         }
     }
     assert_eq!(kept, [5, 9]);
-    assert_eq!(ledger.made(), ["publish 5", "prune", "publish 9"], "once is enough");
+    assert_eq!(ledger.made(), ["publish 5", "publish 9", "prune"], "once is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_does_not_wait_for_old_checkpoints_to_be_removed() {
+    let ledger = Shaky::default();
+    let desk = Desk::of(&ledger);
+    for entry in [publish(1), prune(), publish(2), prune()] {
+        desk.entries.send(entry).await.unwrap();
+    }
+    drop(desk.entries);
+    timeout(Duration::from_secs(60), desk.task).await.unwrap().unwrap();
+    assert_eq!(ledger.made(), ["publish 1", "publish 2", "prune"]);
 }
 
 #[tokio::test(start_paused = true)]
