@@ -7,6 +7,8 @@
 mod faulty;
 mod support;
 
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -155,10 +157,14 @@ async fn a_data_set_is_read_through_mishaps_of_every_kind_at_once() {
     let (server, proxy, store) = faulty().await;
     pack(server.store("x/data")).await;
     let dataset = Dataset::open(store.within("data")).await.unwrap().with_read_timeout(WITHIN * 4);
-    // Every second answer goes wrong, each time in another way.
-    proxy.plan(|asked| {
+    // Of each range every second answer goes wrong, each time in another way.
+    let good = Mutex::new(HashMap::new());
+    proxy.plan(move |asked| {
         let kinds = [&ALL[..5], &ALL[7..8], &[Mishap::Flip]].concat();
-        (asked.number % 2 == 0).then(|| kinds[asked.number / 2 % kinds.len()])
+        let mut good = good.lock().unwrap();
+        let is_good = good.entry((asked.path.clone(), asked.range)).or_insert(true);
+        *is_good = !*is_good;
+        (!*is_good).then(|| kinds[asked.number % kinds.len()])
     });
     for turn in 0..4 {
         let wanted: Vec<u64> = (0..COUNT).map(|at| (at * 7 + turn) % COUNT).collect();

@@ -61,7 +61,8 @@ pub(crate) struct Args {
     /// Overrides a value of the config; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Prints one JSON object on stdout; what happens meanwhile goes to stderr
+    /// Prints one JSON object on stdout: hash_equal, samples_lost, faults (a list of them with kind,
+    /// detection_seconds, pause_seconds and more), ...; what happens meanwhile goes to stderr
     #[arg(long)]
     json: bool,
     /// State digest at the config's end, as `convoy checkpoints show` prints it, in place of a quiet
