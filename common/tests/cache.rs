@@ -215,6 +215,19 @@ async fn a_damaged_entry_is_noticed_dropped_and_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_removed_while_shards_come_into_it_is_filled_again() {
+    let place = Place::new().await;
+    // A second for each shard.
+    place.proxy.plan(|_| Some(Mishap::Drip(300)));
+    let dataset = place.open(1 << 30).await;
+    until("some are on their way", || !files(&place.root(), "part").is_empty()).await;
+    remove_all(place.root());
+    place.proxy.plan(|_| None);
+    until_filled(&dataset).await;
+    reads_all(&dataset, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_that_is_damaged_in_the_store_as_well_is_named_and_the_others_are_cached() {
     let place = Place::new().await;
     let path = place.server.path(&format!("{BUCKET}/data/shards/00002.convoy"));

@@ -83,7 +83,12 @@ impl Download {
             .and_then(|lock| lock.ok_or_else(|| io::ErrorKind::TimedOut.into()));
         let _lock = lock.map_err(|error| CacheError::folder("lock", &path, error))?;
         let (part, entry) = (self.folder.part(self.shard), self.folder.entry(self.shard));
-        fs::rename(part, entry).map_err(|error| self.failed("name", error))
+        // In a folder that was removed and made anew, the name may be that of another's part.
+        let named = has_name(&self.file, &part).and_then(|own| match own {
+            true => fs::rename(part, entry),
+            false => Err(io::ErrorKind::NotFound.into()),
+        });
+        named.map_err(|error| self.failed("name", error))
     }
 
     fn reserve(&self) -> io::Result<()> {

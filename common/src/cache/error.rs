@@ -42,6 +42,11 @@ impl CacheError {
         let free = if full { space() } else { None };
         Self::Folder { action, path: path.to_owned(), free, source }
     }
+
+    /// Whether the folder, or what was in it, is not there any more: to remove it is anybody's right.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 impl Explain for CacheError {

@@ -30,6 +30,9 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
 const AFTER_FAILURES: Duration = Duration::from_secs(300);
 
+/// Looks in a row that find the folder gone, although each makes it anew.
+const GONE: u32 = 20;
+
 /// Wrong hashes after which a shard is left alone: by then its bytes are altered in the store.
 const ALTERED: u32 = 2;
 
@@ -99,11 +102,18 @@ impl Filler {
 
     /// Works until the cache is switched off, or for ever.
     pub(super) async fn run(mut self) {
+        let mut gone = 0;
         while !self.shared.is_off() {
             let look = match self.look().await {
                 Ok(look) => look,
+                Err(error) if error.is_gone() && gone < GONE => {
+                    gone += 1;
+                    self.wait(LOOK).await;
+                    continue;
+                }
                 Err(error) => return self.shared.switch_off(&error),
             };
+            gone = 0;
             self.shared.tally.holds(look.shards, look.of);
             self.tell();
             let idle = look.begun.is_none();
@@ -187,6 +197,12 @@ impl Filler {
                         hint = "copy the data set again from its source, or pack it again",
                         "a shard is altered in the store; it is not cached"
                     );
+                }
+            }
+            // At once, but not again and again for somebody who does not stop removing it.
+            Failed::Cache(error) if error.is_gone() => {
+                if failure.times == 1 {
+                    failure.again = Some(Instant::now());
                 }
             }
             Failed::Cache(error) => self.shared.switch_off(&error),
