@@ -94,7 +94,7 @@ struct Seen {
     completed: BTreeSet<ConnectionId>,
     publications: BTreeSet<String>,
     /// Of the state that each call said to hold at each checkpoint.
-    digests: BTreeMap<ConnectionId, BTreeMap<Position, String>>,
+    digests: BTreeMap<ConnectionId, BTreeMap<Position, (Option<Generation>, String)>>,
     fingerprints: u32,
     ended: bool,
 }
@@ -119,8 +119,9 @@ impl Seen {
             Report::PartUploaded { position, state_digest, .. }
                 if self.assigned.get(connection) == Some(generation) =>
             {
+                let generation = self.assigned.get(connection).copied();
                 let digests = self.digests.entry(*connection).or_default();
-                digests.insert(*position, state_digest.clone());
+                digests.insert(*position, (generation, state_digest.clone()));
             }
             Report::Finished(end) if end.cause == Cause::Completed => {
                 self.completed.insert(*connection);
@@ -249,7 +250,8 @@ impl Seen {
         }
         for part in &standing.parts {
             let digests = self.digests.entry(to).or_default();
-            digests.insert(part.shared.position, part.state_digest.clone());
+            let said = (Some(generation), part.state_digest.clone());
+            digests.insert(part.shared.position, said);
         }
         self.generation = Some(generation);
         check(self.assigned.insert(to, generation).is_none(), "nobody is adopted twice")
@@ -263,7 +265,10 @@ impl Seen {
         let names: BTreeSet<&String> = publication.parts.iter().map(|it| &it.name).collect();
         check(names.len() == publication.parts.len(), "no part is in a checkpoint twice")?;
         for (call, digests) in &self.digests {
-            if let Some(digest) = digests.get(&publication.shared.position) {
+            // What was said in another generation was discarded with it.
+            if let Some((generation, digest)) = digests.get(&publication.shared.position)
+                && *generation == Some(publication.generation)
+            {
                 check(
                     *digest == publication.state_digest || self.dismissed.contains(call),
                     "what is published is what every rank holds",

@@ -234,7 +234,13 @@ impl Machine {
             // They are the last ones: what they hold must not go with them.
             let reason = "all workers were asked to leave".to_owned();
             self.stop.get_or_insert((reason, exit::STOPPED));
-            return self.form(now, &going, true, effects);
+            let newest = self.members.newest(&going);
+            let mut last = going;
+            last.sort_by_key(|it| self.members.newest(&[*it]) != newest);
+            for to in last.split_off(last.len().min(self.plan.max_workers as usize)) {
+                self.let_go(to, effects);
+            }
+            return self.form(now, &last, true, effects);
         }
         // What only those hold who want to go is taken over before they may: there is a place for one of
         // them, and for one who stays, whatever happens.
