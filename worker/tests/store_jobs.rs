@@ -32,18 +32,24 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// A place in the bucket, and the last checkpoint of a run there to which nothing happened.
+fn after_a_quiet_run(variables: impl IntoIterator<Item = (String, String)>) -> (Place, Value) {
+    let variables = variables.into_iter().collect();
+    let place = Place::at(&format!("s3://{}/jobs", store::BUCKET), variables);
+    let mut quiet = place.launch(&place.config("quiet"), &[]);
+    quiet.ends_with(exit::OK);
+    let checkpoint = place.checkpoint("quiet");
+    (place, checkpoint)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_trains_through_outages_of_its_bucket_and_ends_with_the_same_bits() {
     let s3 = store::S3::start().await;
     let proxy = Proxy::start(&s3.endpoint).await;
     let mut variables = s3.settings().variables;
     variables.insert("AWS_ENDPOINT_URL".to_owned(), proxy.endpoint.clone());
-    let variables: Vec<(String, String)> = variables.into_iter().collect();
     let work = move || {
-        let place = Place::at(&format!("s3://{}/jobs", store::BUCKET), variables);
-        let mut quiet = place.launch(&place.config("quiet"), &[]);
-        quiet.ends_with(exit::OK);
-        let expected = place.checkpoint("quiet");
+        let (place, expected) = after_a_quiet_run(variables);
 
         let often = ["--set", "checkpoint.every_steps=3"];
         let mut job = place.launch(&place.config("shaky"), &often);
@@ -80,12 +86,8 @@ async fn a_bucket_that_is_slow_or_loses_its_answers_delays_checkpoints_and_chang
     let proxy = Proxy::start(&s3.endpoint).await;
     let mut variables = s3.settings().variables;
     variables.insert("AWS_ENDPOINT_URL".to_owned(), proxy.endpoint.clone());
-    let variables: Vec<(String, String)> = variables.into_iter().collect();
     let work = move || {
-        let place = Place::at(&format!("s3://{}/jobs", store::BUCKET), variables);
-        let mut quiet = place.launch(&place.config("quiet"), &[]);
-        quiet.ends_with(exit::OK);
-        let expected = place.checkpoint("quiet");
+        let (place, expected) = after_a_quiet_run(variables);
         let often = ["--set", "checkpoint.every_steps=3"];
         proxy.fail("/slow/checkpoints/", Some(Mishap::Late(80)));
         let mut job = place.launch(&place.config("slow"), &often);

@@ -94,7 +94,7 @@ struct Seen {
     completed: BTreeSet<ConnectionId>,
     publications: BTreeSet<String>,
     /// Of the state that each call said to hold at each checkpoint.
-    digests: BTreeMap<ConnectionId, BTreeMap<Position, (Option<Generation>, String)>>,
+    digests: BTreeMap<ConnectionId, BTreeMap<Position, (Generation, String)>>,
     fingerprints: u32,
     ended: bool,
 }
@@ -119,9 +119,8 @@ impl Seen {
             Report::PartUploaded { position, state_digest, .. }
                 if self.assigned.get(connection) == Some(generation) =>
             {
-                let generation = self.assigned.get(connection).copied();
                 let digests = self.digests.entry(*connection).or_default();
-                digests.insert(*position, (generation, state_digest.clone()));
+                digests.insert(*position, (*generation, state_digest.clone()));
             }
             Report::Finished(end) if end.cause == Cause::Completed => {
                 self.completed.insert(*connection);
@@ -250,7 +249,7 @@ impl Seen {
         }
         for part in &standing.parts {
             let digests = self.digests.entry(to).or_default();
-            let said = (Some(generation), part.state_digest.clone());
+            let said = (generation, part.state_digest.clone());
             digests.insert(part.shared.position, said);
         }
         self.generation = Some(generation);
@@ -267,7 +266,7 @@ impl Seen {
         for (call, digests) in &self.digests {
             // What was said in another generation was discarded with it.
             if let Some((generation, digest)) = digests.get(&publication.shared.position)
-                && *generation == Some(publication.generation)
+                && *generation == publication.generation
             {
                 check(
                     *digest == publication.state_digest || self.dismissed.contains(call),

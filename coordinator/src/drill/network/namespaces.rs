@@ -35,13 +35,16 @@ const RESET: Duration = Duration::from_secs(1);
 /// For a first connection between two hosts.
 const REACH: Duration = Duration::from_secs(3);
 
-/// Both chains see what arrives and what leaves.
+/// Both chains see what arrives and what leaves. A kernel that cannot reset says so at once.
 const FILTER: &str = "table inet convoy {
   chain ring { }
   chain line { }
   chain arriving { type filter hook input priority 0; jump ring; jump line; }
   chain leaving { type filter hook output priority 0; jump ring; jump line; }
-}";
+}
+add rule inet convoy ring tcp flags & rst == 0 reject with tcp reset
+flush chain inet convoy ring
+";
 
 /// The hosts of one job's workers.
 #[derive(Debug)]
