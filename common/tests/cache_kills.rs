@@ -4,10 +4,11 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convoy_common::cache::{Begun, Cache};
 use convoy_common::dataset::ShardEntry;
@@ -19,7 +20,11 @@ const DIGEST: &str = "5f0c000000000000000000000000000000000000000000000000000000
 const SHARDS: usize = 12;
 /// Of five shards or so.
 const LIMIT: u64 = 5 * 200_000;
+/// At least as many; more where hardly a download was under way at a kill.
 const ROUNDS: u64 = 40;
+const AT_MOST: Duration = Duration::from_secs(60);
+/// What a worker says when it begins, for processes take as long to start as the machine likes.
+const FILLING: &str = "filling";
 
 fn shard(number: usize) -> Vec<u8> {
     (0..180_000 + 3000 * number).map(|at| (at * 5 + number * 17 + at / 253) as u8).collect()
@@ -48,6 +53,7 @@ fn a_worker_that_fills_the_cache_for_ever() {
     let mut chance = Chance(std::env::var(SEED).unwrap().parse().unwrap());
     let shards: Vec<Vec<u8>> = (0..SHARDS).map(shard).collect();
     let cache = Cache::open(Path::new(&folder), DIGEST, LIMIT).unwrap();
+    println!("{FILLING}");
     loop {
         let number = chance.below(SHARDS as u64) as usize;
         let bytes = &shards[number];
@@ -64,15 +70,19 @@ fn a_worker_that_fills_the_cache_for_ever() {
     }
 }
 
+/// Comes back when it is at work.
 fn start(folder: &Path, seed: u64) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    let mut worker = Command::new(std::env::current_exe().unwrap())
         .args(["a_worker_that_fills_the_cache_for_ever", "--exact", "--ignored", "--nocapture"])
         .env(FOLDER, folder)
         .env(SEED, seed.to_string())
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    let mut said = BufReader::new(worker.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains(FILLING)), "a worker failed by itself");
+    worker
 }
 
 /// Gives their number.
@@ -103,10 +113,15 @@ fn workers_killed_at_any_moment_leave_no_bad_entry_no_lock_and_never_pass_the_li
     let root = folder.path();
     let mut chance = Chance(7);
     let (mut entries_seen, mut parts_left) = (0, 0);
-    for round in 0..ROUNDS {
+    let begin = Instant::now();
+    for round in 0.. {
+        let enough = round >= ROUNDS && parts_left >= 10 && entries_seen >= 40;
+        if enough || begin.elapsed() > AT_MOST {
+            break;
+        }
         let mut workers = [start(root, 2 * round), start(root, 2 * round + 1)];
         for worker in &mut workers {
-            sleep(Duration::from_millis(10 + chance.below(80)));
+            sleep(Duration::from_micros(chance.below(80_000)));
             assert!(worker.try_wait().unwrap().is_none(), "a worker failed by itself");
             worker.kill().unwrap();
         }

@@ -75,7 +75,7 @@ async fn a_mishap_that_stays_is_given_up_in_time_with_the_object_the_tries_and_a
         let begin = Instant::now();
         let error = store.read_range("object", 0..SIZE as u64, within).await.unwrap_err();
         let took = begin.elapsed();
-        assert!(took < within + Duration::from_millis(250), "{mishap:?}: {took:?}");
+        assert!(took < 2 * within, "{mishap:?}: {took:?}");
         let StoreError::GaveUp { tries, ref source, .. } = error else {
             panic!("{mishap:?}: {error:?}")
         };
