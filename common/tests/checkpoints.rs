@@ -4,107 +4,23 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod support;
+#[path = "support/written.rs"]
+mod written;
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::Bytes;
 use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Claim, EncodedPart, Header, Keep, Manifest, ManifestError,
-    Parent, PartProblem, SharedState, Slice, StateLayout, Tally, TensorSpec, encode_part,
-    locate_with, slice_hash, state_digest,
+    CheckpointError, Checkpoints, Claim, Manifest, ManifestError, PartProblem, StateLayout,
+    TensorSpec, encode_part, locate_with, slice_hash, state_digest,
 };
 use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, Opening};
 use convoy_common::schedule::ManualDrop;
 use convoy_common::store::{Settings, Store};
 use support::{S3, config, dataset, folder};
-
-fn layout() -> StateLayout {
-    let spec =
-        |name: &str, shape: &[usize]| TensorSpec { name: name.to_owned(), shape: shape.to_vec() };
-    StateLayout::new(vec![
-        spec("fc6.weight", &[300, 4096]),
-        spec("fc6.bias", &[300]),
-        spec("fc6.weight.momentum", &[300, 4096]),
-        spec("step", &[]),
-    ])
-}
-
-/// Bytes of one slice, a function of `seed`, tensor and first row.
-fn content(layout: &StateLayout, slice: &Slice, seed: u64) -> Bytes {
-    let key = (seed, slice.tensor, slice.rows.start);
-    let pattern = blake3::hash(format!("{key:?}").as_bytes());
-    let bytes = layout.slice_bytes(slice);
-    pattern.as_bytes().iter().copied().cycle().take(bytes).collect::<Vec<u8>>().into()
-}
-
-fn parts(layout: &StateLayout, term: Term, world: u32, seed: u64) -> Vec<EncodedPart> {
-    (0..world)
-        .map(|rank| {
-            let share = layout.share(rank, world);
-            let data: Vec<Bytes> = layout.slices()[share.clone()]
-                .iter()
-                .map(|slice| content(layout, slice, seed))
-                .collect();
-            encode_part(layout, term, rank, world, share, &data).unwrap()
-        })
-        .collect()
-}
-
-fn header(layout: &StateLayout, term: Term, step: u64, world: u32) -> Header {
-    Header {
-        run_id: "0123456789abcdef".to_owned(),
-        record_digest: "d".to_owned(),
-        lineage: Lineage(1),
-        parent: None,
-        term,
-        model: config().model,
-        dataset: dataset(),
-        shared: SharedState {
-            position: Position { epoch: 0, step: step as u32 },
-            global_step: step,
-            schedule: Default::default(),
-            samples_seen: step * 128,
-            last_loss: Some(0.1 + 0.2),
-            world,
-            evaluations: Default::default(),
-        },
-        tensors: layout.tensors().to_vec(),
-    }
-}
-
-/// Keeps the newest alone.
-fn keep_last(last: u32) -> Keep {
-    Keep { last, best: false }
-}
-
-/// Writes a whole checkpoint, its parts by `world` ranks.
-async fn write(checkpoints: &Checkpoints, step: u64, world: u32, term: Term) -> Manifest {
-    write_evaluated(checkpoints, step, world, term, None).await
-}
-
-/// The same for a state with so many errors of 100.
-async fn write_evaluated(
-    checkpoints: &Checkpoints,
-    step: u64,
-    world: u32,
-    term: Term,
-    errors: Option<u64>,
-) -> Manifest {
-    let layout = layout();
-    let parts = parts(&layout, term, world, step);
-    for part in &parts {
-        checkpoints.upload_part(Lineage(1), step, part).await.unwrap();
-    }
-    let entries = parts.into_iter().map(|part| part.entry).collect();
-    let mut header = header(&layout, term, step, world);
-    header.shared.evaluations.here =
-        errors.map(|top1_errors| Tally { images: 100, top1_errors, top5_errors: 3 });
-    let manifest = Manifest::assemble(header, entries).unwrap();
-    checkpoints.publish(&manifest).await.unwrap();
-    manifest
-}
+use written::{content, header, keep_last, layout, parts, write, write_evaluated};
 
 async fn round_trip(store: Store) {
     let layout = layout();
@@ -333,163 +249,6 @@ async fn a_checkpoint_of_another_net_is_refused() {
     let error =
         checkpoints.load(&manifest, &StateLayout::new(tensors), |_, _| {}).await.unwrap_err();
     assert!(error.to_string().contains("fc6.weight [300, 4096]"), "{error}");
-}
-
-#[tokio::test]
-async fn pruning_keeps_the_newest_ones_and_what_another_lineage_began_with() {
-    let (_folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    for step in [10, 20, 30, 40, 50] {
-        write(&checkpoints, step, 1, Term(1)).await;
-    }
-    checkpoints.new_lineage(None).await.unwrap();
-    let checkpoint = "checkpoints/1/000000000020/manifest.json".to_owned();
-    let parent = Parent { lineage: Lineage(1), checkpoint };
-    let second = checkpoints.new_lineage(Some(parent)).await.unwrap();
-    assert_eq!(second.lineage, Lineage(2));
-    let pruned = checkpoints.prune(Lineage(1), keep_last(2), Term(1)).await.unwrap();
-    assert_eq!(pruned.removed.len(), 2);
-    let left: Vec<u64> = checkpoints
-        .list()
-        .await
-        .unwrap()
-        .checkpoints
-        .into_iter()
-        .map(|it| it.global_step)
-        .collect();
-    assert_eq!(left, [50, 40, 20]);
-    assert_eq!(store.list("checkpoints").await.unwrap().len(), 6, "parts go with manifests");
-    let begin = checkpoints.newest_good(Lineage(2)).await.unwrap().found.unwrap();
-    assert_eq!(begin.1.shared.global_step, 20, "a new lineage starts from its parent");
-}
-
-#[tokio::test]
-async fn the_one_with_the_fewest_errors_stays_and_has_a_name() {
-    let (_folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    run_record::open_or_create(&store, &config(), &dataset(), Opening::Fresh).await.unwrap();
-    checkpoints.new_lineage(None).await.unwrap();
-    write(&checkpoints, 5, 1, Term(1)).await;
-    let error = checkpoints.named("best").await.unwrap_err();
-    assert!(matches!(error, CheckpointError::NoBest { lineage: 1, .. }), "{error}");
-    // Of the two with 20 errors the earlier one; what was not evaluated never counts.
-    for (step, errors) in
-        [(10, Some(30)), (20, Some(20)), (30, Some(20)), (40, None), (50, Some(25))]
-    {
-        write_evaluated(&checkpoints, step, 1, Term(1), errors).await;
-    }
-    let keep = Keep { last: 2, best: true };
-    checkpoints.prune(Lineage(1), keep, Term(1)).await.unwrap();
-    let listing = checkpoints.list().await.unwrap().checkpoints;
-    let left: Vec<_> = listing
-        .iter()
-        .map(|it| (it.global_step, it.evaluation.map(|tally| tally.top1_errors)))
-        .collect();
-    assert_eq!(left, [(50, Some(25)), (40, None), (20, Some(20))]);
-    for name in ["best", "1/best", "checkpoints/1/best"] {
-        assert_eq!(checkpoints.named(name).await.unwrap().1.shared.global_step, 20, "{name}");
-    }
-    assert!(checkpoints.named("1best").await.is_err());
-    let located = locate_with(&format!("{}@best", store.url()), &Settings::default()).await;
-    let best = located.unwrap().manifest;
-    assert_eq!(best.shared.global_step, 20);
-
-    // A lineage that began with it has it as its best until it makes a better one.
-    let parent = Parent { lineage: Lineage(1), checkpoint: best.path() };
-    checkpoints.new_lineage(Some(parent)).await.unwrap();
-    assert_eq!(checkpoints.named("best").await.unwrap().1, best);
-
-    let pruned = checkpoints.prune(Lineage(1), keep_last(2), Term(1)).await.unwrap();
-    assert!(pruned.removed.is_empty(), "the parent of a lineage stays anyway");
-}
-
-#[tokio::test]
-async fn pruning_never_takes_the_newest_good_one() {
-    let (_folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    write(&checkpoints, 10, 1, Term(1)).await;
-    write(&checkpoints, 20, 1, Term(1)).await;
-    let newest = write(&checkpoints, 30, 1, Term(1)).await;
-    let path = format!("{}/{}", newest.folder(), newest.parts[0].name);
-    let mut bytes = store.get(&path).await.unwrap().to_vec();
-    bytes[1000] ^= 1;
-    store.put(&path, bytes.into()).await.unwrap();
-    let prunable = checkpoints.prunable(Lineage(1), keep_last(1)).await.unwrap();
-    let pruned = checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
-    assert_eq!(pruned.removed, ["checkpoints/1/000000000010/manifest.json"]);
-    assert_eq!(pruned.removed, prunable);
-    let found = checkpoints.newest_good(Lineage(1)).await.unwrap().found.unwrap();
-    assert_eq!(found.1.shared.global_step, 20);
-}
-
-#[tokio::test]
-async fn left_overs_are_swept_and_what_may_be_an_upload_under_way_is_not() {
-    let (_folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    let manifest = write(&checkpoints, 10, 1, Term(2)).await;
-    for term in [Term(1), Term(2)] {
-        let layout = layout();
-        for part in parts(&layout, term, 2, 3) {
-            for step in [5, 10, 20] {
-                checkpoints.upload_part(Lineage(1), step, &part).await.unwrap();
-            }
-        }
-    }
-    // Two of each, but for those of the living term beyond the checkpoint.
-    let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
-    assert_eq!((pruned.removed.len(), pruned.swept), (0, 10));
-    let left = store.list("checkpoints").await.unwrap();
-    assert!(left.iter().all(|object| !object.path.contains("/part-1-")));
-    assert!(left.iter().all(|object| !object.path.contains("/000000000005/")));
-    assert_eq!(left.len(), 4);
-    checkpoints.verify(&manifest).await.unwrap();
-}
-
-/// As a writer leaves it that is killed in the middle of an upload.
-fn half_written(folder: &tempfile::TempDir, step: u64, name: &str) -> std::path::PathBuf {
-    let file = folder.path().join(format!("a run/checkpoints/1/{step:012}/{name}#1"));
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, "half a part").unwrap();
-    file
-}
-
-#[tokio::test]
-async fn half_written_parts_of_killed_writers_are_swept_and_those_of_the_living_are_not() {
-    let (folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    let manifest = write(&checkpoints, 10, 1, Term(2)).await;
-    let dead = half_written(&folder, 20, "part-1-0of1-ff.safetensors");
-    let beside = half_written(&folder, 10, "part-1-0of1-ff.safetensors");
-    let overtaken = half_written(&folder, 9, "part-2-0of1-ff.safetensors");
-    let living = half_written(&folder, 30, "part-2-0of1-ff.safetensors");
-    let foreign = half_written(&folder, 20, "notes.txt");
-    let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
-    assert_eq!((pruned.removed.len(), pruned.swept), (0, 3));
-    assert!(
-        !overtaken.exists()
-            && !dead.exists()
-            && !beside.exists()
-            && living.exists()
-            && foreign.exists()
-    );
-    checkpoints.verify(&manifest).await.unwrap();
-    let dead = half_written(&folder, 40, "part-2-0of1-ff.safetensors");
-    checkpoints.claim_next("x").await.unwrap();
-    checkpoints.prune(Lineage(1), keep_last(3), Term(3)).await.unwrap();
-    assert!(!dead.exists() && !dead.parent().unwrap().exists(), "the folder goes with it");
-}
-
-#[tokio::test]
-async fn what_is_pruned_leaves_no_folder_behind() {
-    let (folder, store) = folder();
-    let checkpoints = Checkpoints::new(store.clone());
-    for step in [10, 20] {
-        write(&checkpoints, step, 2, Term(1)).await;
-    }
-    checkpoints.prune(Lineage(1), keep_last(1), Term(1)).await.unwrap();
-    let left = std::fs::read_dir(folder.path().join("a run/checkpoints/1")).unwrap();
-    let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
-    assert_eq!(left, ["000000000020"]);
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 //! that a later sweep finds. Parts that no manifest names are swept if a lower term wrote them, or if they
 //! are not newer than the lineage's newest checkpoint: each rank uploads in the order of the steps and
 //! manifests are published in that order, so nobody will need them. Newer ones of the living term may be
-//! an upload under way. In a folder the same goes for the half-written files of parts whose writer was
-//! killed, and folders of which nothing is left go too.
+//! an upload under way. The same goes for unfinished parts whose writer was killed: half-written files
+//! and uploads in pieces. In a store on disk, folders of which nothing is left go too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::error::CheckpointError;
 use super::lineage_folder;
 use super::part::term_of;
 use crate::ids::{Lineage, Term};
-use crate::store::Stored;
+use crate::store::{StoreError, Stored};
 
 /// What [`Checkpoints::prune`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,13 +140,25 @@ impl Checkpoints {
         living: Living,
     ) -> Result<usize, CheckpointError> {
         let mut swept = 0;
-        for (object, file) in self.store.unfinished(&lineage_folder(lineage)).await? {
-            let (folder, name) = object.rsplit_once('/').unwrap_or(("", &object));
-            // One that is renamed or removed by another at this moment is none of ours any more.
-            if living.is_past(folder, name) && tokio::fs::remove_file(file).await.is_ok() {
-                self.store.remove_empty_folder(folder).await;
-                swept += 1;
+        for unfinished in self.store.unfinished(&lineage_folder(lineage)).await? {
+            let (folder, name) = unfinished.object.rsplit_once('/').unwrap_or_default();
+            if !living.is_past(folder, name) {
+                continue;
             }
+            match self.store.take_back(&unfinished).await {
+                Ok(true) => swept += 1,
+                Ok(false) => {}
+                // What a store does not let go of keeps nobody from the rest.
+                Err(error @ (StoreError::Denied { .. } | StoreError::Other { .. })) => {
+                    tracing::warn!(
+                        object = %self.store.url_of(&unfinished.object),
+                        %error,
+                        "an unfinished upload stays"
+                    )
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.store.remove_empty_folder(folder).await;
         }
         Ok(swept)
     }

@@ -1,24 +1,48 @@
-//! What a folder that is a store keeps of writers that were killed, and of objects that were removed.
+//! What a store keeps of writers that were killed, and of objects that were removed.
 //!
-//! A write to a folder goes to a file beside its object, named like it with `#` and a number behind,
-//! and is renamed when it is whole. Listings leave these files out, so those of a writer that did
-//! not live to rename its own would stay for ever. Buckets have no folders, and show nothing of an
-//! upload in pieces that was cut off: those need a lifecycle rule of the bucket's.
+//! In a folder, an object is written to a file beside it, named like it with `#` and a number behind,
+//! and renamed when it is whole. In a bucket, a large object is an upload in pieces, which nobody
+//! sees and somebody pays for; so each has a marker beside its object, an object named like it with
+//! a checksum of the upload's id and `.uploading` behind, which holds that id. Both stay where a writer
+//! did not live to finish. Listings leave both out.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, pieces};
+
+const MARKER: &str = ".uploading";
+/// Digits of the checksum.
+const DIGITS: usize = 16;
+
+/// An object of which a writer has sent only a part, so far or for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The path of the object that it was to become.
+    pub object: String,
+    left: Left,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Left {
+    File(PathBuf),
+    Marker(String),
+}
 
 impl Store {
-    /// The unfinished files below the folder `prefix`: the path of the object that each was to become,
-    /// and the file. Whether its writer still lives is for the caller to know.
+    /// What is unfinished below the folder `prefix`. Whether its writer still lives is for the caller
+    /// to know.
     ///
     /// # Errors
-    /// [`StoreError::Other`] if a folder cannot be read; an absent one is empty.
-    pub async fn unfinished(&self, prefix: &str) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    /// Those of the connection; [`StoreError::Other`] if a folder cannot be read. An absent one is empty.
+    pub async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
         let (Some(root), Some(folder)) = (self.file_of(""), self.file_of(prefix)) else {
-            return Ok(Vec::new());
+            let all = self.list_all(prefix).await?.into_iter();
+            let marked = all.filter_map(|it| {
+                let object = marked_object(&it.path)?.to_owned();
+                Some(Unfinished { object, left: Left::Marker(it.path) })
+            });
+            return Ok(marked.collect());
         };
         let found = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();
@@ -32,6 +56,36 @@ impl Store {
         })
     }
 
+    /// Removes what there is of an unfinished object. Gives whether something was there: its writer may
+    /// have come to its end by now, or somebody else may have removed it.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn take_back(&self, unfinished: &Unfinished) -> Result<bool, StoreError> {
+        let marker = match &unfinished.left {
+            Left::File(file) => return Ok(tokio::fs::remove_file(file).await.is_ok()),
+            Left::Marker(marker) => marker,
+        };
+        let Some(bucket) = &self.bucket else { return Ok(false) };
+        let id = match self.get_small(marker).await {
+            Ok(id) => String::from_utf8_lossy(&id).into_owned(),
+            Err(StoreError::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let object = self.full(&unfinished.object);
+        let Err(error) = pieces::take_back(bucket, &object, &id, &self.full(marker)).await else {
+            return Ok(true);
+        };
+        let error = self.context("take back", &unfinished.object).explain(error);
+        // Some servers refuse to take back what is done, each with its own words.
+        let refused = matches!(error, StoreError::Denied { .. } | StoreError::Other { .. });
+        if refused && self.exists(&unfinished.object).await? {
+            self.delete(marker).await?;
+            return Ok(true);
+        }
+        Err(error)
+    }
+
     /// Removes the folder of objects that are gone, if it is one on this machine and empty. One that
     /// is not, or that a writer fills at this moment, stays.
     pub async fn remove_empty_folder(&self, path: &str) {
@@ -42,8 +96,21 @@ impl Store {
     }
 }
 
+/// Where the marker of the upload with that id lies.
+pub(super) fn marker(object: &str, id: &str) -> String {
+    let checksum = blake3::hash(id.as_bytes()).to_hex();
+    format!("{object}.{}{MARKER}", &checksum[..DIGITS])
+}
+
+/// `a/b` of `a/b.0123456789abcdef.uploading`; nothing for a path that is no marker's.
+pub(super) fn marked_object(path: &str) -> Option<&str> {
+    let (object, checksum) = path.strip_suffix(MARKER)?.rsplit_once('.')?;
+    let is_ours = checksum.len() == DIGITS && checksum.bytes().all(|it| it.is_ascii_hexdigit());
+    is_ours.then_some(object)
+}
+
 /// Goes through a folder and those in it; follows no links.
-fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
+fn walk(root: &Path, folder: &Path, found: &mut Vec<Unfinished>) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         // It may have been removed since it was found.
@@ -56,7 +123,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> io::R
         if entry.file_type()?.is_dir() {
             walk(root, &path, found)?;
         } else if let Some(object) = object_of(root, &path) {
-            found.push((object, path));
+            found.push(Unfinished { object, left: Left::File(path) });
         }
     }
     Ok(())
@@ -83,10 +150,24 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "half").unwrap();
         }
-        let mut found: Vec<String> =
-            store.unfinished("a").await.unwrap().into_iter().map(|it| it.0).collect();
-        found.sort();
-        assert_eq!(found, ["a/1/part", "a/1/part"]);
+        let found = store.unfinished("a").await.unwrap();
+        let objects: Vec<&str> = found.iter().map(|it| &*it.object).collect();
+        assert_eq!(objects, ["a/1/part", "a/1/part"]);
+        for it in &found {
+            assert!(store.take_back(it).await.unwrap());
+            assert!(!store.take_back(it).await.unwrap(), "it is gone");
+        }
+        assert!(store.unfinished("a").await.unwrap().is_empty());
+        assert!(folder.path().join("a/1/part").exists() && folder.path().join("b#1").exists());
+    }
+
+    #[test]
+    fn a_marker_is_told_from_objects() {
+        let marker = marker("a/part-1.safetensors", "2~an id/of any+kind=");
+        assert_eq!(marked_object(&marker), Some("a/part-1.safetensors"));
+        for other in ["a/x.uploading", "a/x.12.uploading", "a/x", "x.0123456789abcdeg.uploading"] {
+            assert_eq!(marked_object(other), None, "{other}");
+        }
     }
 
     #[tokio::test]

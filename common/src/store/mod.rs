@@ -31,12 +31,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use object_store::aws::AmazonS3;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use url::Url;
 
 pub use backoff::Backoff;
 pub use error::{Cause, StoreError};
+pub use leftovers::Unfinished;
 pub use open::{Limits, Settings};
 pub(crate) use read::READ_PIECE;
 
@@ -58,6 +60,8 @@ pub struct Store {
     backend: Arc<dyn ObjectStore>,
     /// The same place, for reads whose tries are counted by [`read`]: it makes one, of any length.
     single: Arc<dyn ObjectStore>,
+    /// The backend itself, for uploads in pieces; none if the store is a folder.
+    bucket: Option<Arc<AmazonS3>>,
     prefix: Path,
     url: Arc<str>,
     endpoint: Option<Arc<str>>,
@@ -206,20 +210,15 @@ impl Store {
     /// Those of the connection.
     pub async fn put_chunks(&self, path: &str, chunks: Vec<Bytes>) -> Result<(), StoreError> {
         let total: usize = chunks.iter().map(Bytes::len).sum();
-        let written = if self.endpoint.is_none() || total <= PIECE {
-            self.backend.put(&self.full(path), PutPayload::from_iter(chunks)).await.map(drop)
-        } else {
-            self.put_in_pieces(path, chunks).await
+        let object = self.full(path);
+        let written = match &self.bucket {
+            Some(bucket) if total > PIECE => {
+                let marker_of = |id: &str| self.full(&leftovers::marker(path, id));
+                pieces::send(bucket, object, marker_of, chunks).await
+            }
+            _ => self.backend.put(&object, PutPayload::from_iter(chunks)).await.map(drop),
         };
         written.map_err(|error| self.context(WRITE, path).explain(error))
-    }
-
-    async fn put_in_pieces(
-        &self,
-        path: &str,
-        chunks: Vec<Bytes>,
-    ) -> Result<(), object_store::Error> {
-        pieces::send(self.backend.put_multipart(&self.full(path)).await?, chunks).await
     }
 
     /// Writes the object only if there is none: of many writers exactly one succeeds.
@@ -269,6 +268,13 @@ impl Store {
     /// # Errors
     /// Those of the connection; an absent folder is empty.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
+        let mut found = self.list_all(prefix).await?;
+        found.retain(|it| leftovers::marked_object(&it.path).is_none());
+        Ok(found)
+    }
+
+    /// With what stands for unfinished ones.
+    async fn list_all(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
         let found = self
             .backend
             .list(Some(&self.full(prefix)))

@@ -102,6 +102,7 @@ fn open_folder(url: &str, folder: &FilePath, settings: &Settings) -> Result<Stor
     Ok(Store {
         single: Arc::clone(&backend),
         backend,
+        bucket: None,
         prefix,
         url: canonical.trim_end_matches('/').into(),
         endpoint: None,
@@ -171,9 +172,11 @@ fn open_s3(url: &str, rest: &str, settings: &Settings) -> Result<Store, StoreErr
     let region = settings.variables.get("AWS_REGION").map_or("us-east-1", String::as_str);
     let endpoint =
         endpoint.map_or_else(|| format!("https://s3.{region}.amazonaws.com"), Clone::clone);
+    let bucket = Arc::new(backend);
     Ok(Store {
-        backend: Arc::new(backend),
+        backend: Arc::clone(&bucket) as Arc<dyn ObjectStore>,
         single: Arc::new(single),
+        bucket: Some(bucket),
         prefix: key,
         url: url.into(),
         endpoint: Some(endpoint.into()),

@@ -1,14 +1,20 @@
-//! A large object on its way to a remote store, in several requests.
+//! A large object on its way to a bucket, in several requests.
 //!
-//! It appears whole or not at all; what was sent of one that is given up is taken back. Only a process
-//! that is killed leaves pieces, which nobody sees and a bucket's lifecycle rule removes.
+//! It appears whole or not at all. What was sent of one that is given up is taken back at once; for one
+//! whose writer is killed, or whose store is out of reach by then, a [marker](super::leftovers) stays
+//! for whoever sweeps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::{MultipartUpload, WriteMultipart};
+use object_store::aws::AmazonS3;
+use object_store::multipart::{MultipartStore as _, PartId};
+use object_store::path::Path;
+use object_store::{Error, MultipartId, ObjectStoreExt as _, PutPayload};
 use scopeguard::ScopeGuard;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::PIECE;
@@ -18,34 +24,136 @@ const AT_ONCE: usize = 4;
 /// For the pieces on their way to arrive, and again for the store to take back what was sent.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// Sends all chunks and makes the object appear. Dropped before that, the upload is given up.
-pub(super) async fn send(
-    upload: Box<dyn MultipartUpload>,
-    chunks: Vec<Bytes>,
-) -> Result<(), object_store::Error> {
-    let upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
-    let mut upload = scopeguard::guard(upload, give_up);
-    for mut chunk in chunks {
-        while !chunk.is_empty() {
-            // A failed piece shows here.
-            upload.wait_for_capacity(AT_ONCE).await?;
-            upload.put(chunk.split_to(chunk.len().min(PIECE)));
-        }
-    }
-    upload.wait_for_capacity(1).await?;
-    // From here it takes back by itself what was sent, if it fails.
-    ScopeGuard::into_inner(upload).finish().await.map(drop)
+/// One upload between its beginning and its end.
+struct Upload {
+    bucket: Arc<AmazonS3>,
+    object: Path,
+    id: MultipartId,
+    marker: Path,
+    /// Each a task of its own, so that giving up can wait for it.
+    sending: JoinSet<Result<(usize, PartId), Error>>,
 }
 
-/// Takes back what was sent, in the background.
-fn give_up(mut upload: WriteMultipart) {
-    let Ok(runtime) = Handle::try_current() else { return };
-    runtime.spawn(async move {
-        // A store may keep a piece that arrives beside the request to take all back: "it might be
-        // necessary to abort a given multipart upload multiple times" (S3, AbortMultipartUpload).
-        let arrived = async { while upload.wait_for_capacity(1).await.is_err() {} };
-        let _ = timeout(GIVE_UP, arrived).await;
-        // A store that does not answer has a lifecycle rule.
-        let _ = timeout(GIVE_UP, upload.abort()).await;
-    });
+/// Sends all chunks and makes the object appear. Dropped before that, the upload is given up.
+/// `marker_of` says where the marker of an upload with that id lies.
+pub(super) async fn send(
+    bucket: &Arc<AmazonS3>,
+    object: Path,
+    marker_of: impl FnOnce(&str) -> Path,
+    chunks: Vec<Bytes>,
+) -> Result<(), Error> {
+    let id = bucket.create_multipart(&object).await?;
+    let marker = marker_of(&id);
+    let upload = Upload { bucket: Arc::clone(bucket), object, id, marker, sending: JoinSet::new() };
+    let mut upload = scopeguard::guard(upload, Upload::give_up);
+    // Before the first piece: no piece is ever without a marker.
+    bucket.put(&upload.marker, upload.id.clone().into()).await?;
+    let mut sent = Vec::new();
+    for (number, piece) in pieces(chunks).into_iter().enumerate() {
+        if upload.sending.len() >= AT_ONCE {
+            sent.extend(upload.one_arrives().await?);
+        }
+        upload.send(number, piece);
+    }
+    while let Some(arrived) = upload.one_arrives().await? {
+        sent.push(arrived);
+    }
+    sent.sort_unstable_by_key(|(number, _)| *number);
+    let parts = sent.into_iter().map(|(_, part)| part).collect();
+    bucket.complete_multipart(&upload.object, &upload.id, parts).await?;
+    let done = ScopeGuard::into_inner(upload);
+    // The object is there, whatever becomes of the marker.
+    let _ = bucket.delete(&done.marker).await;
+    Ok(())
+}
+
+impl Upload {
+    fn send(&mut self, number: usize, piece: PutPayload) {
+        let (bucket, object, id) = (Arc::clone(&self.bucket), self.object.clone(), self.id.clone());
+        self.sending.spawn(async move {
+            Ok((number, bucket.put_part(&object, &id, number, piece).await?))
+        });
+    }
+
+    /// A piece that has arrived, of those on their way.
+    async fn one_arrives(&mut self) -> Result<Option<(usize, PartId)>, Error> {
+        match self.sending.join_next().await {
+            Some(arrived) => Ok(Some(arrived??)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes back what was sent, in the background.
+    fn give_up(mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            // A store may keep a piece that arrives beside the request to take all back: "it might be
+            // necessary to abort a given multipart upload multiple times" (S3, AbortMultipartUpload).
+            let arrived = async { while self.sending.join_next().await.is_some() {} };
+            let _ = timeout(GIVE_UP, arrived).await;
+            let taken_back = take_back(&self.bucket, &self.object, &self.id, &self.marker);
+            // Where the store does not answer, the marker stays.
+            let _ = timeout(GIVE_UP, taken_back).await;
+        });
+    }
+}
+
+/// Makes the bucket forget the pieces of an upload, and its marker. One that is done or that is taken
+/// back already is no error.
+pub(super) async fn take_back(
+    bucket: &AmazonS3,
+    object: &Path,
+    id: &MultipartId,
+    marker: &Path,
+) -> Result<(), Error> {
+    match bucket.abort_multipart(object, id).await {
+        Ok(()) | Err(Error::NotFound { .. }) => bucket.delete(marker).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Cuts chunks into pieces of [`PIECE`] bytes, the last one of what remains, without copying.
+fn pieces(chunks: Vec<Bytes>) -> Vec<PutPayload> {
+    let mut pieces = Vec::new();
+    let (mut piece, mut bytes) = (Vec::new(), 0);
+    for mut chunk in chunks {
+        while !chunk.is_empty() {
+            let taken = chunk.split_to(chunk.len().min(PIECE - bytes));
+            bytes += taken.len();
+            piece.push(taken);
+            if bytes == PIECE {
+                pieces.push(PutPayload::from_iter(std::mem::take(&mut piece)));
+                bytes = 0;
+            }
+        }
+    }
+    if bytes > 0 {
+        pieces.push(PutPayload::from_iter(piece));
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_of_one_size_but_for_the_last_and_hold_all_bytes_in_order() {
+        for sizes in [vec![], vec![0], vec![1], vec![PIECE], vec![PIECE - 1, 2, PIECE, 0, 5]] {
+            let bytes = |at: usize| (at * 7 + at / 251) as u8;
+            let mut all = 0..;
+            let chunks: Vec<Bytes> =
+                sizes.iter().map(|size| all.by_ref().take(*size).map(bytes).collect()).collect();
+            let total: usize = sizes.iter().sum();
+            let pieces = pieces(chunks);
+            assert_eq!(pieces.len(), total.div_ceil(PIECE));
+            let (last, whole) = match pieces.split_last() {
+                Some((last, whole)) => (last.content_length(), whole),
+                None => (0, &[][..]),
+            };
+            assert!(last <= PIECE && whole.iter().all(|it| it.content_length() == PIECE));
+            let sent = pieces.iter().flatten().flat_map(|it| it.iter().copied());
+            assert!(sent.eq((0..total).map(bytes)));
+        }
+    }
 }

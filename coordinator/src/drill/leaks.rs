@@ -43,12 +43,15 @@ pub(super) async fn in_store(checkpoints: &Checkpoints) -> Result<Vec<String>, C
         .filter(|path| !belongs.contains(*path) && !is_record(path))
         .map(|path| format!("object {path}"))
         .collect();
-    // A store on disk stages what it writes beside it, and does not list that.
-    if let Some(folder) = checkpoints.store().file_of("") {
-        for path in files_below(&folder) {
-            if !objects.contains(&path) {
-                leaks.push(format!("file {path}"));
-            }
+    match checkpoints.store().file_of("") {
+        // On disk there may be more than a store would list.
+        Some(folder) => {
+            let files = files_below(&folder).into_iter().filter(|path| !objects.contains(path));
+            leaks.extend(files.map(|path| format!("file {path}")));
+        }
+        None => {
+            let unfinished = checkpoints.store().unfinished("").await?.into_iter();
+            leaks.extend(unfinished.map(|it| format!("unfinished object {}", it.object)));
         }
     }
     Ok(leaks)

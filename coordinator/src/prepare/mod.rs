@@ -154,7 +154,9 @@ pub(crate) fn pack(
     let (classes, labels) = ledger.sorted(&source);
     let note = ledger.note();
     let packed = runtime.block_on(writer.finish_as(&classes, &labels, note))?;
-    leftovers::remove(store);
+    if let Err(error) = runtime.block_on(leftovers::remove(store)) {
+        tracing::warn!(%error, "what a killed packing left stays");
+    }
     let elapsed = progress.finish();
     let (ignored, skipped) = (ledger.ignored(), ledger.skipped);
     Ok(Outcome::Packed(Report {
