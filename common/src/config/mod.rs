@@ -13,12 +13,15 @@
 //! This module does not know what a value is for, opens no store and resolves no host name.
 
 mod address;
+mod cluster;
 mod data;
 mod deadlines;
 mod duration;
 mod error;
 mod fields;
 mod layers;
+mod model;
+mod numerics;
 mod print;
 mod rates;
 mod raw;
@@ -28,6 +31,7 @@ mod size;
 mod source;
 mod suggest;
 mod toml_file;
+mod train;
 mod validate;
 
 #[cfg(test)]
@@ -35,12 +39,16 @@ mod tests;
 
 use std::path::Path;
 
+pub use cluster::{Cluster, Straggler};
 pub use data::{CacheFolder, Shuffle};
 pub use deadlines::HEARTBEAT_INTERVAL;
 pub use error::{ConfigError, Origin, Problem};
-pub use run_config::*;
+pub use model::{Init, Model, ModelName};
+pub use numerics::{HeadExchange, Numerics, Precision, Reduction, Wire};
+pub use run_config::{Checkpoint, Data, Evaluation, Log, Run, RunConfig};
 pub use size::parse as parse_size;
 pub use source::{Resolved, Source};
+pub use train::{Decay, Optimizer, RateDrop, Schedule, Train};
 
 /// Reads the file at `path`, with the process's environment and `overrides` (`key=value`) on top.
 ///

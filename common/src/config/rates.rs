@@ -3,7 +3,8 @@
 use super::error::Origin;
 use super::raw::{Raw, Value};
 use super::reader::{LARGEST_INTEGER, Reader, as_number};
-use super::run_config::{Decay, RateDrop, RunConfig, Schedule};
+use super::run_config::RunConfig;
+use super::train::{Decay, RateDrop, Schedule};
 use super::validate::{MANY, positive};
 
 /// Which kinds of schedule each of their fields belongs to.

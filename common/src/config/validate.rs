@@ -4,16 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address;
+use super::cluster::{Cluster, Straggler};
 use super::data;
 use super::deadlines::{HEARTBEAT_INTERVAL, ORDERS};
 use super::error::Problem;
+use super::model::{Init, Model, ModelName};
+use super::numerics::{HeadExchange, Numerics, Precision, Reduction, Wire};
 use super::rates;
 use super::raw::Entries;
 use super::reader::{LARGEST_INTEGER, Reader};
-use super::run_config::{
-    Checkpoint, Cluster, Data, Decay, Evaluation, HeadExchange, Init, Log, Model, ModelName,
-    Numerics, Optimizer, Precision, Reduction, Run, RunConfig, Straggler, Train, Wire,
-};
+use super::run_config::{Checkpoint, Data, Evaluation, Log, Run, RunConfig};
+use super::train::{Decay, Optimizer, Train};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::console::Lines;
+use super::message::{Event, Who};
 use super::os::{ending, send};
-use super::supervisor::{Event, Who};
 use super::tether::tether;
 
 /// The longest piece of a line that is held in memory.

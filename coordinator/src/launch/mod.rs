@@ -14,12 +14,14 @@ mod child;
 mod console;
 pub(crate) mod drawn;
 mod error;
+mod message;
 pub(crate) mod os;
 pub(crate) mod plan;
 mod progress;
 pub(crate) mod signals;
 mod supervisor;
 pub(crate) mod tether;
+mod verdict;
 pub(crate) mod words;
 
 use std::path::{Path, PathBuf};
@@ -37,10 +39,11 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 use child::Handle;
 use console::Console;
 use error::LaunchError;
+use message::{Event, Notice, Order, Who};
 pub(crate) use plan::Device;
 use plan::{Machine, Serve};
 use signals::Signals;
-use supervisor::{Event, Notice, Order, Patience, Supervisor, Who};
+use supervisor::{Patience, Supervisor};
 
 /// How long the coordinator may take to say where it listens.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::Endpoint;
 
 use super::console::Progress;
-use super::supervisor::{Event, Stage};
+use super::message::{Event, Stage};
 
 const EVERY: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(2);

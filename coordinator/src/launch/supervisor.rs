@@ -16,90 +16,9 @@ use std::time::{Duration, Instant};
 
 use convoy_common::exit;
 
+use super::message::{Event, Notice, Order, Stage, Who};
 use super::os::Ending;
-
-/// One of the children.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    /// The coordinator.
-    Coordinator,
-    /// The worker of this index.
-    Worker(usize),
-}
-
-/// What the supervisor hears.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// A child runs.
-    Started(Who),
-    /// A child is gone and reaped.
-    Ended(Who, Ending),
-    /// The coordinator says where it listens.
-    Listening,
-    /// The user wants the job to end: SIGINT, SIGTERM or SIGHUP.
-    StopWanted,
-    /// The job cannot be set up (no address in time, a worker that cannot be started).
-    Broken,
-    /// The job says that it is in another stage.
-    Job(Stage),
-    /// The deadline that [`Supervisor::deadline`] named may have passed.
-    Timer,
-}
-
-/// What the job says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It waits for workers.
-    Waits,
-    /// It has the workers that it needs, wherever they come from.
-    Runs,
-    /// It is over.
-    Over,
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Ask the coordinator to stop the job after a checkpoint (SIGTERM).
-    StopCoordinator,
-    /// Ask the workers to leave (SIGTERM).
-    StopWorkers,
-    /// SIGKILL to every child.
-    KillAll,
-    /// Start the coordinator again; the workers train on meanwhile.
-    RestartCoordinator,
-    /// Start the worker of this index again.
-    Restart(usize),
-    /// Tell the user.
-    Say(Notice),
-    /// The launcher ends with this code.
-    Exit(u8),
-}
-
-/// What the user is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
-    /// The first signal: the job ends after a checkpoint.
-    Stopping,
-    /// The second signal: everything is killed.
-    StoppingAtOnce,
-    /// The coordinator did not end within the grace period.
-    GraceOver,
-    /// A worker ended before the job did.
-    WorkerEnded(usize, Ending),
-    /// It is started again, and may be so many times more.
-    WorkerRestarts(usize, u32),
-    /// A worker failed and the coordinator did not draw the conclusion; it is asked to stop.
-    CoordinatorAsked,
-    /// A signal killed the coordinator.
-    CoordinatorCrashed(i32),
-    /// It is started again, and may be so many times more.
-    CoordinatorRestarts(Ending, u32),
-    /// Workers outlived the coordinator and are killed.
-    WorkersLeft(usize),
-    /// A killed process is not gone yet; the launcher does not wait for it any longer.
-    GivenUp(usize),
-}
+use super::verdict::{code_of, is_the_jobs_verdict, is_verdict};
 
 /// How long each wait may take.
 #[derive(Clone, Copy, Debug)]
@@ -435,42 +354,6 @@ impl Supervisor {
             orders.push(Order::Exit(code));
             self.phase = Phase::Over;
         }
-    }
-}
-
-/// Whether a coordinator that ended so has drawn a conclusion about the job, and did not just die.
-/// One that never `began` may have met a store that was out of reach for a while.
-fn is_the_jobs_verdict(how: Ending, began: bool) -> bool {
-    match how {
-        Ending::Code(exit::UNAVAILABLE | exit::BAD_INPUT) => began,
-        Ending::Code(exit::FAILURE | exit::WORKER_LOST | exit::SUPERSEDED | exit::INTERRUPTED) => {
-            true
-        }
-        how => is_verdict(how),
-    }
-}
-
-/// Whether another attempt of the same worker would end the same way.
-fn is_verdict(how: Ending) -> bool {
-    matches!(
-        how,
-        Ending::Code(
-            exit::OK
-                | exit::USAGE
-                | exit::BAD_INPUT
-                | exit::NON_FINITE
-                | exit::DIVERGED
-                | exit::STOPPED
-        )
-    )
-}
-
-/// What a job ends with that was stopped because of a worker: what is wrong with the input or with the
-/// machine is the worker's to say, everything else is a loss.
-fn code_of(how: Ending) -> u8 {
-    match how {
-        Ending::Code(code @ (exit::USAGE | exit::BAD_INPUT | exit::UNAVAILABLE)) => code,
-        Ending::Code(_) | Ending::Signal(_) => exit::WORKER_LOST,
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use convoy_common::exit;
 
+use super::message::Notice;
 use super::os::Ending;
 use super::signals;
-use super::supervisor::Notice;
 
 /// Says it as a log line; `name` names workers.
 pub(super) fn say<'a>(notice: Notice, grace: Duration, name: impl Fn(usize) -> &'a str) {

@@ -4,8 +4,10 @@
 //! [`StoreLedger`] keeps them in the run's object store; [`open`] opens a run. Nothing here
 //! decides when anything is written.
 
+mod error;
 mod fence;
 mod opening;
+mod start;
 mod tensors;
 
 use std::future::Future;
@@ -20,8 +22,9 @@ use convoy_common::ids::{Lineage, Position, Term};
 use convoy_common::run_record::{self, RecordError, RunRecord};
 use convoy_common::schedule::ManualDrop;
 
+pub use error::OpenError;
 pub use fence::Fence;
-pub use opening::{Fencing, OpenError, Opened, Origin, Run, open};
+pub use opening::{Fencing, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
 
 use crate::machine::{Kept, Publication};

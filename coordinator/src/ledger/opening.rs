@@ -7,21 +7,19 @@
 //! The first half ([`open`]) finds out whether the job can run at all and claims nothing; the second
 //! ([`Run::take_over`]) begins this coordinator's term.
 
-use convoy_common::checkpoint::{
-    CheckpointError, Checkpoints, Claim, Keep, LineageRecord, LoggedDrop, Manifest, Parent, Search,
-    TermRecord,
-};
+use convoy_common::checkpoint::{Checkpoints, Claim, Keep, LineageRecord, LoggedDrop, TermRecord};
 use convoy_common::config::{Precision, RunConfig};
-use convoy_common::dataset::{Dataset, DatasetError, DatasetIdentity, Split};
-use convoy_common::failure::Explain;
-use convoy_common::ids::{Lineage, Term};
-use convoy_common::run_record::{self, Opening, RecordError, RunRecord};
+use convoy_common::dataset::{Dataset, DatasetIdentity, Split};
+use convoy_common::ids::Term;
+use convoy_common::run_record::{self, Opening, RunRecord};
 use convoy_common::sampling::Sampler;
-use convoy_common::schedule::{LearningRate, ManualDrop};
+use convoy_common::schedule::LearningRate;
 use convoy_common::store::{Store, StoreError};
-use convoy_common::{PROTOCOL, VERSION, exit};
+use convoy_common::{PROTOCOL, VERSION};
 use tracing::{info, warn};
 
+use super::error::OpenError;
+use super::start::Beginning;
 use super::{Fence, StoreLedger};
 use crate::machine::{Deadlines, Kept, Plan, Start};
 
@@ -38,106 +36,17 @@ pub enum Origin {
     Replay(String),
 }
 
-/// A run cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Its store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Its data set.
-    #[error(transparent)]
-    Dataset(#[from] DatasetError),
-    /// Its record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// Its checkpoints.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// There is nothing to train on.
-    #[error("the data set at {url} has no training images")]
-    NoImages {
-        /// Of the data set.
-        url: String,
-    },
-    /// The run to be replayed is another one.
-    #[error("the run at {url} was trained with other settings:{diff}")]
-    OtherRun {
-        /// Of the run to be replayed.
-        url: String,
-        /// A line for each difference that touches bits.
-        diff: String,
-    },
-    /// Another coordinator works on the run.
-    #[error("a coordinator at {address} works on the run at {url} already (term {term})")]
-    Occupied {
-        /// Of the run.
-        url: String,
-        /// Where the other listens.
-        address: String,
-        /// Its term.
-        term: u64,
-    },
-}
-
-impl Explain for OpenError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Store(error) => error.hint(),
-            Self::Dataset(error) => error.hint(),
-            Self::Record(error) => error.hint(),
-            Self::Checkpoint(error) => error.hint(),
-            Self::NoImages { .. } => Some("pack a data set with `convoy prepare`".to_owned()),
-            Self::OtherRun { .. } => {
-                Some("a replay needs the settings of the run that it replays".to_owned())
-            }
-            Self::Occupied { address, .. } => Some(format!(
-                "it needs no other (convoy status {address} asks it); stop that one first, or choose \
-                 another run.url"
-            )),
-        }
-    }
-
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Store(error) => error.exit_code(),
-            Self::Dataset(error) => error.exit_code(),
-            Self::Record(error) => error.exit_code(),
-            Self::Checkpoint(error) => error.exit_code(),
-            Self::NoImages { .. } | Self::OtherRun { .. } => exit::BAD_INPUT,
-            Self::Occupied { .. } => exit::SUPERSEDED,
-        }
-    }
-}
-
-/// What becomes of the orders that came after the checkpoint that a lineage begins at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Past {
-    /// The operator went back on purpose: history is another one, and they stay in the old lineage.
-    Left,
-    /// A checkpoint was bad: the same history is trained again, with every order at its position.
-    Repeated,
-}
-
-/// Where a term begins.
-struct Beginning {
-    lineage: LineageRecord,
-    /// The checkpoint; none: initial weights from the seed.
-    found: Option<(String, Manifest)>,
-    /// The lineage whose history this one repeats.
-    repeats: Option<Lineage>,
-}
-
 /// A run that can be worked on.
 #[derive(Debug)]
 pub struct Run {
     config: RunConfig,
     /// Of the config as the operator gave it, which workers may have been told to expect.
     given_digest: String,
-    origin: Origin,
-    checkpoints: Checkpoints,
+    pub(super) origin: Origin,
+    pub(super) checkpoints: Checkpoints,
     record: RunRecord,
     /// Of the run to be replayed.
-    replayed: Vec<LoggedDrop>,
+    pub(super) replayed: Vec<LoggedDrop>,
 }
 
 /// A run that this coordinator works on.
@@ -358,79 +267,6 @@ impl Run {
             }
             _ => Ok(false),
         }
-    }
-
-    /// The line of history to write on, and the checkpoint to go on from.
-    async fn find_start(&self) -> Result<Beginning, OpenError> {
-        if let Origin::Checkpoint(name) = &self.origin {
-            let (path, manifest) = self.checkpoints.named(name).await?;
-            self.checkpoints.verify(&manifest).await?;
-            let lineage = self.branch(&path, &manifest, Past::Left).await?;
-            return Ok(Beginning { lineage, found: Some((path, manifest)), repeats: None });
-        }
-        let Some(lineage) = self.checkpoints.newest_lineage().await? else {
-            let lineage = self.checkpoints.new_lineage(None).await?;
-            self.checkpoints.copy_overrides(lineage.lineage, &self.replayed).await?;
-            return Ok(Beginning { lineage, found: None, repeats: None });
-        };
-        let Search { found, skipped } = self.checkpoints.newest_good(lineage.lineage).await?;
-        for it in &skipped {
-            warn!(checkpoint = it.path, reason = %it.reason, "checkpoint skipped");
-        }
-        match (found, skipped.first()) {
-            // Beginning anew over checkpoints that might still be saved is for the user to decide.
-            (None, Some(newest)) => Err(OpenError::Checkpoint(CheckpointError::NoneGood {
-                url: self.url().to_owned(),
-                skipped: skipped.len(),
-                reason: newest.reason.to_string(),
-            })),
-            // Training comes to the step of the bad one again and must not meet its manifest.
-            (Some((path, manifest)), Some(_)) => {
-                let repeats = Some(lineage.lineage);
-                let lineage = self.branch(&path, &manifest, Past::Repeated).await?;
-                Ok(Beginning { lineage, found: Some((path, manifest)), repeats })
-            }
-            (found, None) => Ok(Beginning { lineage, found, repeats: None }),
-        }
-    }
-
-    /// The override log of the lineage, after the checkpoint's state was written into it where a
-    /// coordinator died before it could.
-    async fn overrides(
-        &self,
-        lineage: &LineageRecord,
-        from: Option<&Manifest>,
-    ) -> Result<Vec<ManualDrop>, OpenError> {
-        let mut log = self.checkpoints.overrides(lineage.lineage).await?;
-        let applied = from.map_or(&[][..], |manifest| &manifest.shared.schedule.manual);
-        for line in &mut log {
-            let number = line.record.number;
-            if let (None, Some(it)) = (line.at, applied.iter().find(|it| it.number == number)) {
-                let checkpoints = &self.checkpoints;
-                line.at = Some(checkpoints.record_effect(lineage.lineage, number, it.at).await?);
-            }
-        }
-        Ok(log.iter().map(LoggedDrop::order).collect())
-    }
-
-    /// A new lineage that begins at this checkpoint.
-    async fn branch(
-        &self,
-        path: &str,
-        manifest: &Manifest,
-        past: Past,
-    ) -> Result<LineageRecord, OpenError> {
-        let mut log = self.checkpoints.overrides(manifest.lineage).await?;
-        if past == Past::Left {
-            let applied = &manifest.shared.schedule.manual;
-            log.retain(|it| applied.iter().any(|drop| drop.number == it.record.number));
-        }
-        let parent = Parent { lineage: manifest.lineage, checkpoint: path.to_owned() };
-        let lineage = self.checkpoints.new_lineage(Some(parent)).await?;
-        self.checkpoints.copy_overrides(lineage.lineage, &log).await?;
-        let overrides = log.len();
-        info!(lineage = %lineage.lineage, checkpoint = path, overrides, "new lineage begins");
-        Ok(lineage)
     }
 
     fn plan(

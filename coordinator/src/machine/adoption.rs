@@ -23,10 +23,11 @@ use convoy_common::ids::{Generation, Position, Rank, Reached};
 
 use super::admission::{self, Likeness, Refusal};
 use super::effect::{Adoption, Effect, Order, Seat};
-use super::event::{ConnectionId, Hello, Report, Stage, Standing};
+use super::event::{ConnectionId, Hello, Stage, Standing};
 use super::members::Member;
 use super::note::Note;
 use super::pausing::Pause;
+use super::report::Report;
 use super::roster::Roster;
 use super::{Machine, Phase};
 

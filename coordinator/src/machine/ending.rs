@@ -7,8 +7,9 @@ use convoy_common::ids::{Position, Rank, Term};
 
 use super::checkpoints::Fate;
 use super::effect::{Effect, Order, Outcome};
-use super::event::{Cause, ConnectionId, Finished};
+use super::event::ConnectionId;
 use super::note::{Abandoned, Note};
+use super::report::{Cause, Finished};
 use super::trouble::Loss;
 use super::{Machine, Phase};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use convoy_common::ids::{Position, Reached};
 
-use super::event::{ConnectionId, Hello, Vitals};
+use super::event::{ConnectionId, Hello};
+use super::report::Vitals;
 use super::stragglers::Track;
 
 /// One connected worker.

@@ -38,6 +38,7 @@ mod pausing;
 mod plan;
 mod reach;
 mod regroup;
+mod report;
 mod roster;
 mod status;
 mod stragglers;
@@ -53,14 +54,15 @@ use convoy_common::ids::{Generation, Position};
 
 pub use admission::Refusal;
 pub use effect::{Adoption, Assignment, Effect, Ending, Order, Outcome, Publication, Resume, Seat};
-pub use event::{
-    Arrival, CacheReport, Cause, ConnectionId, Departure, Evaluation, Event, Failed, Finished,
-    Hello, Kept, Left, Part, Report, Stage, Standing, StepReport, StepTimes, Vitals,
-};
+pub use event::{ConnectionId, Departure, Event, Hello, Kept, Part, Stage, Standing};
 pub use note::{Abandoned, Note};
 pub use operate::{Answer, Answered, Wish};
 pub use pace::Progress;
 pub use plan::{Deadlines, Plan, Start};
+pub use report::{
+    Arrival, CacheReport, Cause, Evaluation, Failed, Finished, Left, Report, StepReport, StepTimes,
+    Vitals,
+};
 pub use status::{DropStage, DropStatus, PauseStatus, Status, StoreTrouble, WorkerStatus};
 pub use stragglers::Straggler;
 

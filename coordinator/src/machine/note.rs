@@ -8,8 +8,9 @@ use convoy_common::schedule::ManualDrop;
 
 use super::admission::Refusal;
 use super::effect::Seat;
-use super::event::{Cause, Evaluation, Hello, Kept};
+use super::event::{Hello, Kept};
 use super::pace::Progress;
+use super::report::{Cause, Evaluation};
 use super::stragglers::Straggler;
 
 /// One line of the log.

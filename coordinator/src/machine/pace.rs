@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use convoy_common::ids::Position;
 
-use super::event::{CacheReport, Evaluation, StepReport, StepTimes};
 use super::plan::Plan;
+use super::report::{CacheReport, Evaluation, StepReport, StepTimes};
 
 /// Steps over which the speed is taken.
 const WINDOW: usize = 20;

@@ -18,8 +18,9 @@ use convoy_common::exit;
 use convoy_common::ids::Rank;
 
 use super::effect::{Effect, Order, Outcome};
-use super::event::{ConnectionId, Failed, Left};
+use super::event::ConnectionId;
 use super::note::Note;
+use super::report::{Failed, Left};
 use super::trouble::{Broken, Loss, Trouble};
 use super::{Machine, Phase};
 

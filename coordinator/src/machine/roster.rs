@@ -3,7 +3,8 @@
 use convoy_common::ids::{Generation, Position, Rank, Reached};
 
 use super::effect::Seat;
-use super::event::{ConnectionId, Finished};
+use super::event::ConnectionId;
+use super::report::Finished;
 
 /// One fixed roster and what its workers have said of it.
 #[derive(Clone, Debug)]

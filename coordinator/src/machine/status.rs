@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use convoy_common::ids::{Generation, Position, Rank};
 
-use super::event::{Evaluation, Kept, StepReport};
+use super::event::Kept;
 use super::operate::Answer;
+use super::report::{Evaluation, StepReport};
 use super::stragglers::Straggler;
 
 /// One moment of the job.

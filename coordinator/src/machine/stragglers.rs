@@ -10,9 +10,10 @@ use convoy_common::config::Straggler as Policy;
 use convoy_common::ids::Generation;
 
 use super::effect::Effect;
-use super::event::{Arrival, ConnectionId, Vitals};
+use super::event::ConnectionId;
 use super::lateness::{Pace, Patience, Seen, judge};
 use super::note::Note;
+use super::report::{Arrival, Vitals};
 use super::trouble::Loss;
 use super::{Machine, Phase};
 

@@ -7,8 +7,9 @@ use convoy_common::ids::{Generation, Position, Rank};
 
 use super::checkpoints::Collected;
 use super::effect::Effect;
-use super::event::{ConnectionId, Evaluation, Kept, Report, StepReport};
+use super::event::{ConnectionId, Kept};
 use super::note::{Abandoned, Note};
+use super::report::{Evaluation, Report, StepReport};
 use super::trouble::Loss;
 use super::{Machine, Phase};
 

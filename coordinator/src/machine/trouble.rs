@@ -12,7 +12,8 @@ use std::time::Duration;
 use convoy_common::exit;
 use convoy_common::ids::Rank;
 
-use super::event::{Departure, Left};
+use super::event::Departure;
+use super::report::Left;
 use super::roster::Roster;
 
 /// A link that broke so often in a row, without a step between, costs one of its ends its place.

@@ -10,7 +10,7 @@ use convoy_common::pb;
 use pb::worker_message::Kind;
 use prost::Message as _;
 
-use super::{Facts, wire};
+use super::{Facts, heard, told};
 use crate::bytes::{bound_memory, plant, try_all};
 use crate::engine::Outgoing;
 use crate::machine::{
@@ -96,7 +96,7 @@ fn jobs() -> [Machine; 4] {
     let training = steps(vec![ready(0), ready(1)]);
     let left = pb::Left { generation: Some(GENERATION.into()), ..Default::default() };
     let left = pb::WorkerMessage { kind: Some(Kind::Left(left)) };
-    let regrouping = steps(vec![wire::said(ConnectionId(1), left).unwrap(), Event::Tick]);
+    let regrouping = steps(vec![heard::said(ConnectionId(1), left).unwrap(), Event::Tick]);
     assert_eq!(waiting.status(Duration::ZERO).phase, "waiting");
     assert_eq!(preparing.status(Duration::ZERO).phase, "preparing");
     assert_eq!(training.status(Duration::ZERO).phase, "training");
@@ -110,12 +110,12 @@ fn hears(mut machine: Machine, event: Event) {
     for event in [event.clone(), event, Event::Tick] {
         for effect in machine.step(now, event) {
             if let Effect::Send { order, .. } = effect {
-                wire::outgoing(Outgoing::Order(order), &Facts::default()).encode_to_vec();
+                told::outgoing(Outgoing::Order(order), &Facts::default()).encode_to_vec();
             }
         }
         assert_eq!(invariants::of_state(&machine), Ok(()));
     }
-    wire::status(machine.status(now), &Facts::default()).encode_to_vec();
+    told::status(machine.status(now), &Facts::default()).encode_to_vec();
 }
 
 #[test]
@@ -124,14 +124,14 @@ fn whatever_bytes_a_worker_sends_they_are_heard_or_refused() {
     let jobs = jobs();
     try_all("worker_message", |bytes| {
         let Ok(message) = pb::WorkerMessage::decode(&bytes[..]) else { return };
-        match wire::hello(message.clone()) {
+        match heard::hello(message.clone()) {
             Ok(hello) => {
                 let joined = Event::Joined { connection: ConnectionId(7), hello };
                 jobs.iter().for_each(|job| hears(job.clone(), joined.clone()));
             }
             Err(refusal) => assert!(!refusal.is_empty() && refusal.len() < 10_000),
         }
-        match wire::said(ConnectionId(1), message) {
+        match heard::said(ConnectionId(1), message) {
             Ok(event) => jobs.iter().for_each(|job| hears(job.clone(), event.clone())),
             Err(refusal) => assert!(!refusal.is_empty() && refusal.len() < 10_000),
         }

@@ -3,12 +3,13 @@
 //! One call is one worker's whole life: its first message says who calls, its end is the worker's
 //! leaving. Wire types stop here; what they mean is the machine's business.
 
+mod heard;
 #[cfg(test)]
 mod hostile;
 mod operate;
 mod reception;
 mod rival;
-mod wire;
+mod told;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -107,14 +108,14 @@ impl Coordinator for Service {
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??
             .ok_or_else(|| Status::invalid_argument("the call ended before its first message"))?;
-        let hello = wire::hello(first).map_err(Status::invalid_argument)?;
+        let hello = heard::hello(first).map_err(Status::invalid_argument)?;
         let connection = ConnectionId(self.calls.fetch_add(1, Ordering::Relaxed));
         let (line, orders) = Handle::line();
         if !engine.send(Input::Call { connection, hello, line }).await {
             return Err(Status::unavailable("the job is over"));
         }
         tokio::spawn(listen(connection, words, engine));
-        let translate = move |it| Ok(wire::outgoing(it, &facts));
+        let translate = move |it| Ok(told::outgoing(it, &facts));
         Ok(Response::new(ReceiverStream::new(orders).map(Box::new(translate))))
     }
 
@@ -123,7 +124,7 @@ impl Coordinator for Service {
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusReply>, Status> {
         let reply = match self.reception.job() {
-            Ok((engine, facts)) => wire::status(engine.status(), &facts),
+            Ok((engine, facts)) => told::status(engine.status(), &facts),
             Err(_) => self.reception.told(),
         };
         Ok(Response::new(reply))
@@ -135,7 +136,7 @@ impl Coordinator for Service {
     ) -> Result<Response<pb::StopReply>, Status> {
         let reason = match request.into_inner().reason.trim() {
             "" => "asked to stop".to_owned(),
-            reason => wire::printable(reason),
+            reason => heard::printable(reason),
         };
         let (engine, _) = self.reception.job()?;
         engine.send(Input::Event(Event::StopRequested { reason })).await;
@@ -165,7 +166,7 @@ impl Coordinator for Service {
         let patience = Duration::try_from_secs_f64(it.patience_seconds).unwrap_or_default();
         let until = Instant::now() + patience.min(LONGEST_PATIENCE);
         let request = self.calls.fetch_add(1, Ordering::Relaxed);
-        let reason = wire::printable(&it.reason);
+        let reason = heard::printable(&it.reason);
         let mut watch = engine.watch();
         let event = Event::DropOrdered { request, divide_by, reason };
         if !engine.send(Input::Event(event)).await {
@@ -188,7 +189,7 @@ impl Coordinator for Service {
                 Err(Status::failed_precondition(error))
             }
             Some(drop) => {
-                let drop = Some(wire::drop_status(drop));
+                let drop = Some(told::drop_status(drop));
                 let steps_per_epoch = facts.steps_per_epoch;
                 Ok(Response::new(pb::DropRateReply { drop, steps_per_epoch }))
             }
@@ -207,12 +208,12 @@ impl Coordinator for Service {
 async fn listen(connection: ConnectionId, mut words: Streaming<pb::WorkerMessage>, engine: Handle) {
     let why = loop {
         let event = match words.message().await {
-            Ok(Some(message)) => match wire::said(connection, message) {
+            Ok(Some(message)) => match heard::said(connection, message) {
                 Ok(event) => event,
                 Err(what) => break Departure::Protocol(what),
             },
             Ok(None) => break Departure::Closed,
-            Err(status) => break Departure::Broken(wire::printable(status.message())),
+            Err(status) => break Departure::Broken(heard::printable(status.message())),
         };
         if !engine.send(Input::Event(event)).await {
             return;

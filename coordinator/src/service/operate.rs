@@ -7,7 +7,7 @@ use pb::operate_request::What;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::{LONGEST_PATIENCE, wire};
+use super::{LONGEST_PATIENCE, heard};
 use crate::engine::{Handle, Input};
 use crate::machine::{Answered, Arrival, Event, PauseStatus, Straggler, Vitals, Wish};
 
@@ -22,12 +22,12 @@ pub(super) async fn operate(
     let what = it.what.ok_or_else(|| Status::invalid_argument("nothing is asked for"))?;
     let wish = match what {
         What::Checkpoint(_) => Wish::Checkpoint,
-        What::Pause(it) => Wish::Pause { reason: wire::printable(&it.reason) },
+        What::Pause(it) => Wish::Pause { reason: heard::printable(&it.reason) },
         What::Resume(_) => Wish::Resume,
         What::Drain(it) => {
             let grace = Duration::try_from_secs_f64(it.grace_seconds).unwrap_or_default();
             let grace = Some(grace).filter(|it| !it.is_zero());
-            Wish::Drain { name: wire::printable(&it.name), grace }
+            Wish::Drain { name: heard::printable(&it.name), grace }
         }
     };
     let mut watch = engine.watch();
