@@ -13,7 +13,11 @@
 #![expect(clippy::print_stdout, reason = "says where it listens")]
 
 use std::error::Error;
+use std::panic::resume_unwind;
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
@@ -30,6 +34,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single("convoy", "convoy"));
     let service = service.build();
+    // What a client has asked for is done although it goes away meanwhile, as other servers do.
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = tokio::spawn(Service::call(&service, request));
+        async { answer.await.unwrap_or_else(|error| resume_unwind(error.into_panic())) }
+    });
     let listener = TcpListener::bind(("127.0.0.1", port.parse::<u16>()?)).await?;
     println!("http://{}", listener.local_addr()?);
     loop {

@@ -6,7 +6,7 @@ mod support;
 #[path = "support/written.rs"]
 mod written;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use convoy_common::checkpoint::{CheckpointError, Checkpoints, Keep, Parent, locate_with};
 use convoy_common::ids::{Lineage, Term};
@@ -205,6 +205,13 @@ async fn uploads_in_pieces_of_killed_writers_are_swept_and_those_of_the_living_a
     assert!(unfinished().await.is_empty() && pieces_in(&s3) == 0);
 }
 
+fn record(folder: &tempfile::TempDir, path: &str) -> std::path::PathBuf {
+    let file = folder.path().join("a run").join(path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "half a record").unwrap();
+    file
+}
+
 #[tokio::test]
 async fn half_written_parts_of_killed_writers_are_swept_and_those_of_the_living_are_not() {
     let (folder, store) = folder();
@@ -215,8 +222,15 @@ async fn half_written_parts_of_killed_writers_are_swept_and_those_of_the_living_
     let overtaken = half_written(&folder, 9, "part-2-0of1-ff.safetensors");
     let living = half_written(&folder, 30, "part-2-0of1-ff.safetensors");
     let foreign = half_written(&folder, 20, "notes.txt");
+    let manifest_before = half_written(&folder, 10, "manifest.json");
+    let manifest_after = half_written(&folder, 11, "manifest.json");
+    let (old, new) = (record(&folder, "terms/1.json#1"), record(&folder, "terms/2.json#1"));
+    let hour = Duration::from_secs(3600);
+    std::fs::File::open(&old).unwrap().set_modified(SystemTime::now() - hour).unwrap();
     let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
-    assert_eq!((pruned.removed.len(), pruned.swept), (0, 3));
+    assert_eq!((pruned.removed.len(), pruned.swept), (0, 5));
+    assert!(!manifest_before.exists() && manifest_after.exists());
+    assert!(!old.exists() && new.exists());
     assert!(
         !overtaken.exists()
             && !dead.exists()

@@ -314,3 +314,75 @@ async fn an_upload_that_is_given_up_leaves_no_piece_in_the_bucket() {
     until(&|number| number == 0).await;
     assert!(!store.exists("large").await.unwrap());
 }
+
+/// A large object's writer behind a proxy, and the same bucket without it.
+async fn behind_a_proxy() -> (S3, faulty::Proxy, Store, Store) {
+    let s3 = S3::start().await;
+    let proxy = faulty::Proxy::start(&s3.endpoint).await;
+    let mut settings = s3.settings();
+    settings.variables.insert("AWS_ENDPOINT_URL".to_owned(), proxy.endpoint.clone());
+    settings.limits.retries = 1;
+    let store = Store::open_with(&format!("s3://{BUCKET}/pieces"), &settings).unwrap();
+    let direct = s3.store("pieces");
+    (s3, proxy, store, direct)
+}
+
+/// What only the requests to end an upload, well or not, have in their path.
+const ENDS: &str = "?uploadId=";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_whose_last_answer_is_lost_is_written() {
+    let (_s3, proxy, store, direct) = behind_a_proxy().await;
+    let chunks = || vec![Bytes::from(vec![7; PIECE]); 2];
+    for round in 0..2 {
+        proxy.fail(ENDS, Some(faulty::Mishap::CutAfter(0)));
+        let path = format!("large-{round}");
+        store.put_chunks(&path, chunks()).await.unwrap();
+        assert_eq!(direct.size(&path).await.unwrap(), 2 * PIECE as u64);
+        assert!(direct.unfinished("").await.unwrap().is_empty());
+    }
+    // One that cannot end is none, and another try may go well.
+    proxy.fail(ENDS, Some(faulty::Mishap::Status(404)));
+    let error = store.put_chunks("never", chunks()).await.unwrap_err();
+    assert!(error.may_pass(), "{error:?}");
+    assert!(!direct.exists("never").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_may_not_be_taken_back_keeps_its_marker_and_one_that_is_over_does_not() {
+    let (_s3, proxy, store, direct) = behind_a_proxy().await;
+    let chunks = || vec![Bytes::from(vec![7; PIECE]); 2];
+    proxy.fail(ENDS, Some(faulty::Mishap::Status(403)));
+    store.put_chunks("denied", chunks()).await.unwrap_err();
+    // It is tried in the background, too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    direct.put_chunks("denied", chunks()).await.unwrap();
+    let left = direct.unfinished("").await.unwrap();
+    assert_eq!(left.len(), 1);
+    let error = store.take_back(&left[0]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+    assert_eq!(direct.unfinished("").await.unwrap(), left);
+    assert!(direct.take_back(&left[0]).await.unwrap());
+    assert!(direct.unfinished("").await.unwrap().is_empty());
+
+    proxy.fail("?delete", Some(faulty::Mishap::Refuse));
+    store.put_chunks("done", chunks()).await.unwrap();
+    let left = direct.unfinished("").await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(direct.take_back(&left[0]).await.unwrap());
+    assert!(direct.unfinished("").await.unwrap().is_empty());
+    assert_eq!(direct.size("done").await.unwrap(), 2 * PIECE as u64);
+}
+
+#[tokio::test]
+async fn what_a_probe_has_left_goes_with_a_later_one() {
+    let (folder, store) = folder();
+    store.put("probe/0123", Bytes::from_static(b"first")).await.unwrap();
+    store.probe().await.unwrap();
+    assert!(store.exists("probe/0123").await.unwrap(), "somebody may be at it");
+    let hours = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let file = folder.path().join("a run/probe/0123");
+    std::fs::File::options().write(true).open(file).unwrap().set_modified(hours).unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(store.list("").await.unwrap(), []);
+}

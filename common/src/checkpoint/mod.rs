@@ -45,6 +45,13 @@ pub use term::{Claim, EndRecord, TermRecord};
 
 use crate::ids::Lineage;
 
+/// Whether a path of a run is that of one of its records, which are kept for good.
+pub fn is_record(path: &str) -> bool {
+    const FOLDERS: [&str; 4] = ["terms/", "ended/", "lineages/", "overrides/"];
+    matches!(path, "run.json" | "fingerprint.json")
+        || path.ends_with(".json") && FOLDERS.iter().any(|it| path.starts_with(it))
+}
+
 /// The folder of one lineage's checkpoints.
 fn lineage_folder(lineage: Lineage) -> String {
     format!("checkpoints/{lineage}")

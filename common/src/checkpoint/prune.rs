@@ -5,16 +5,22 @@
 //! are not newer than the lineage's newest checkpoint: each rank uploads in the order of the steps and
 //! manifests are published in that order, so nobody will need them. Newer ones of the living term may be
 //! an upload under way. The same goes for unfinished parts whose writer was killed: half-written files
-//! and uploads in pieces. In a store on disk, folders of which nothing is left go too.
+//! and uploads in pieces; and half-written manifests and records go when nobody can be at them any more.
+//! In a store on disk, folders of which nothing is left go too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::catalogue::{Checkpoints, manifest_key};
 use super::error::CheckpointError;
-use super::lineage_folder;
 use super::part::term_of;
+use super::{is_record, lineage_folder};
 use crate::ids::{Lineage, Term};
 use crate::store::{StoreError, Stored};
+
+const MANIFEST: &str = "manifest.json";
+/// A record that is not whole after so long never will be.
+const A_MOMENT: Duration = Duration::from_secs(60);
 
 /// What [`Checkpoints::prune`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,9 +55,13 @@ struct Living {
 impl Living {
     /// Whether the part of that name in that folder is nobody's any more, unless a manifest names it.
     fn is_past(self, folder: &str, name: &str) -> bool {
+        term_of(name).is_some_and(|term| term < self.term || self.has_overtaken(folder))
+    }
+
+    /// Whether the newest checkpoint is that of that folder, or a later one.
+    fn has_overtaken(self, folder: &str) -> bool {
         let step = folder.rsplit('/').next().and_then(|it| it.parse::<u64>().ok());
-        let overtaken = matches!((step, self.after), (Some(step), Some(after)) if step <= after);
-        term_of(name).is_some_and(|term| term < self.term || overtaken)
+        matches!((step, self.after), (Some(step), Some(after)) if step <= after)
     }
 }
 
@@ -123,13 +133,13 @@ impl Checkpoints {
             self.store.remove_empty_folder(folder).await;
             pruned.removed.push(path);
         }
+        pruned.swept += self.sweep_unfinished(lineage, living).await?;
         for (folder, objects) in &folders {
             let manifest = format!("{folder}/manifest.json");
             if !pruned.removed.contains(&manifest) {
                 pruned.swept += self.sweep(&manifest, objects, living).await?;
             }
         }
-        pruned.swept += self.sweep_unfinished(lineage, living).await?;
         Ok(pruned)
     }
 
@@ -140,9 +150,16 @@ impl Checkpoints {
         living: Living,
     ) -> Result<usize, CheckpointError> {
         let mut swept = 0;
-        for unfinished in self.store.unfinished(&lineage_folder(lineage)).await? {
+        let lineage = format!("{}/", lineage_folder(lineage));
+        for unfinished in self.store.unfinished("").await? {
             let (folder, name) = unfinished.object.rsplit_once('/').unwrap_or_default();
-            if !living.is_past(folder, name) {
+            let is_past = if unfinished.object.starts_with(&lineage) {
+                living.is_past(folder, name) || name == MANIFEST && living.has_overtaken(folder)
+            } else {
+                // Records are written in a moment.
+                is_record(&unfinished.object) && unfinished.age > Some(A_MOMENT)
+            };
+            if !is_past {
                 continue;
             }
             match self.store.take_back(&unfinished).await {

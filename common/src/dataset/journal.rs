@@ -15,8 +15,11 @@
 //!       note's bytes 4 | note | BLAKE3 of all before 32
 //! ```
 
+use futures::{StreamExt as _, stream};
+
 use super::PixelSums;
 use super::index::{Cursor, Defect, Record, VERSION, seal};
+use crate::store::{Store, Stored};
 
 /// Folder of plan and pages under the data set's URL.
 pub(super) const FOLDER: &str = "unfinished";
@@ -30,9 +33,30 @@ pub(super) const OWNER: &str = "unfinished/owner";
 const MAGIC: &[u8; 8] = b"CNVYPAGE";
 const HASH: usize = 32;
 
+const DELETED_AT_ONCE: usize = 16;
+
 /// Path of a shard's page.
 pub(super) fn page_path(shard: usize) -> String {
     format!("{FOLDER}/{shard:05}.bin")
+}
+
+/// Removes the pages of a data set that has its index. One that stays does no harm.
+pub(super) async fn remove_pages(store: &Store) {
+    let pages = match store.list(FOLDER).await {
+        Ok(pages) => pages,
+        Err(error) => return tracing::warn!(%error, "the packing's journal could not be listed"),
+    };
+    let is_page = |it: &Stored| {
+        let number = it.path.strip_prefix("unfinished/").and_then(|it| it.strip_suffix(".bin"));
+        number.is_some_and(|it| it.len() >= 5 && it.bytes().all(|it| it.is_ascii_digit()))
+    };
+    stream::iter(pages.into_iter().filter(is_page))
+        .for_each_concurrent(DELETED_AT_ONCE, |page| async move {
+            if let Err(error) = store.delete(&page.path).await {
+                tracing::warn!(%error, page = page.path, "a page of the packing could not be removed");
+            }
+        })
+        .await;
 }
 
 /// What is known of one finished shard.

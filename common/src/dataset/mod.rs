@@ -28,6 +28,7 @@ mod reader;
 mod resume;
 mod shard_file;
 mod statistics;
+mod tidy;
 mod writer;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,7 @@ pub use error::DatasetError;
 pub use reader::{Dataset, Encoded, Location, ShardEntry};
 pub(crate) use shard_file::ShardFile;
 pub use statistics::{PixelStatistics, PixelSums, Summary as PixelSummary};
+pub use tidy::tidy;
 pub use writer::{PackWriter, Packed, Sizes};
 
 /// Width and height of what is seen of every picture, in pixels.
@@ -47,6 +49,9 @@ pub const INDEX: &str = "index.bin";
 
 /// Where the names lie under the data set's URL.
 pub const NAMES: &str = "names.bin";
+
+/// Where the list of left-out pictures lies under the data set's URL; absent if there are none.
+pub const SKIPPED: &str = "skipped.txt";
 
 /// Folder of the shards under the data set's URL.
 pub const SHARDS: &str = "shards";

@@ -7,11 +7,16 @@
 //! Of one that ends and one that begins at the same time, at least one notices: the first writes the
 //! index and then looks for its name, the second puts its name and then looks for an index.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{DatasetError, journal};
 use crate::nonce;
-use crate::store::{Store, StoreError};
+use crate::store::{PIECE, Store, StoreError, while_away};
+
+/// How long a store may be out of reach for a packing; one that is asked to end waits no longer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says that the place is this packing's.
 #[derive(Clone, Debug)]
@@ -26,6 +31,43 @@ impl Owner {
         let name = nonce::unique();
         store.put(journal::OWNER, Bytes::from(name.clone())).await?;
         Ok(Self { store: store.clone(), name })
+    }
+
+    /// Writes an object, unless the place is not this packing's any more. A store that is out of reach
+    /// for a while is tried again: hours of packing are at stake.
+    ///
+    /// # Errors
+    /// [`DatasetError::TakenOver`], or what the store says.
+    pub(super) async fn put(&self, path: &str, data: Bytes) -> Result<(), DatasetError> {
+        let away = |error: &DatasetError| matches!(error, DatasetError::Store(it) if it.is_away());
+        while_away(PATIENCE, away, || self.put_once(path, data.clone())).await
+    }
+
+    async fn put_once(&self, path: &str, data: Bytes) -> Result<(), DatasetError> {
+        self.check().await?;
+        let outcome = self.write(path, data).await;
+        if outcome.is_err() {
+            // Whoever has taken the place over takes back what is on its way.
+            self.check().await?;
+        }
+        outcome
+    }
+
+    async fn write(&self, path: &str, data: Bytes) -> Result<(), DatasetError> {
+        if data.len() > PIECE {
+            return Ok(self.store.put(path, data).await?);
+        }
+        // A request that is late must not replace what another packing has written meanwhile.
+        match self.store.create(path, data.clone()).await {
+            // Of this packing before it was broken off; or a store that has no such writes.
+            Err(
+                StoreError::Exists { .. } | StoreError::NotFenced { .. } | StoreError::Other { .. },
+            ) => {
+                self.check().await?;
+                Ok(self.store.put(path, data).await?)
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Refuses to go on in a place that is not this packing's any more.

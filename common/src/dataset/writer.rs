@@ -238,11 +238,10 @@ impl PackWriter {
         self.upload = Some(tokio::spawn(async move {
             let (path, full) = (shard_path(number), Bytes::from(full));
             let Some((owner, page)) = page else { return Ok(store.put(&path, full).await?) };
-            owner.check().await?;
-            store.put(&path, full).await?;
+            owner.put(&path, full).await?;
             // It may have taken long.
             owner.check().await?;
-            Ok(store.put(&journal::page_path(number), Bytes::from(page)).await?)
+            owner.put(&journal::page_path(number), Bytes::from(page)).await
         }));
         Ok(())
     }
@@ -327,7 +326,11 @@ impl PackWriter {
         }
         let hash = *blake3::hash(&self.names).as_bytes();
         let entry = NamesEntry { bytes: self.names.len() as u64, hash };
-        self.store.put(NAMES, Bytes::from(std::mem::take(&mut self.names))).await?;
+        let names = Bytes::from(std::mem::take(&mut self.names));
+        match &self.owner {
+            Some(owner) => owner.put(NAMES, names).await?,
+            None => self.store.put(NAMES, names).await?,
+        }
         let summed = self.statistics.summary();
         let index = Contents {
             encoding: self.encoding,
@@ -395,13 +398,12 @@ impl PackWriter {
         Ok(())
     }
 
-    /// The data set is there: pages mean nothing now, and one that stays does no harm.
+    /// The data set is there: its journal means nothing now, and what stays of it does no harm.
     async fn remove_journal(&self) {
-        let pages = (0..self.shards.len()).map(journal::page_path);
-        for page in pages.chain([PLAN, OWNER].map(str::to_owned)) {
-            if let Err(error) = self.store.delete(&page).await {
-                tracing::warn!(%error, page, "a page of the packing could not be removed");
-                return;
+        journal::remove_pages(&self.store).await;
+        for path in [PLAN, OWNER] {
+            if let Err(error) = self.store.delete(path).await {
+                tracing::warn!(%error, path, "a part of the packing's journal could not be removed");
             }
         }
     }

@@ -2,7 +2,11 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use crate::failure::{self, Explain};
 
 /// The first pause; each is twice the one before, and a random half of it is left out.
 const FIRST: Duration = Duration::from_secs(1);
@@ -31,6 +35,34 @@ impl Backoff {
         let doublings = self.tries.min(16);
         self.tries = self.tries.saturating_add(1);
         (FIRST * 2_u32.pow(doublings)).min(LONGEST).mul_f64(1.0 - chance / 2.0)
+    }
+}
+
+/// Tries until it goes well, or fails for another reason than a store that is `away`, or has been tried
+/// for so long. Each pause is logged.
+pub async fn while_away<T, E: Explain + 'static, F: Future<Output = Result<T, E>>>(
+    within: Duration,
+    away: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, E> {
+    let begin = Instant::now();
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match attempt().await {
+            Err(error) if away(&error) => error,
+            outcome => return outcome,
+        };
+        let pause = backoff.pause();
+        if begin.elapsed() + pause > within {
+            return Err(error);
+        }
+        tracing::warn!(
+            error = failure::in_full(&error),
+            hint = error.hint(),
+            next_try_s = pause.as_secs_f64(),
+            "the store cannot be reached for now"
+        );
+        sleep(pause).await;
     }
 }
 

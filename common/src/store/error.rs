@@ -210,6 +210,11 @@ impl Explain for StoreError {
 }
 
 impl StoreError {
+    /// Whether the store cannot be reached or cannot answer, and may be back in a moment.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Failing { .. })
+    }
+
     /// Whether the same request may go well later, without anybody changing what it asks for: the
     /// network comes back, keys are renewed, space is freed. What cannot is settled: the object is
     /// another's, or not there, or the store is none.
@@ -288,6 +293,8 @@ impl Context<'_> {
             }
         }
         match error {
+            // An upload in pieces that somebody took back; another try begins a new one.
+            E::NotFound { .. } if self.action == WRITE => self.failing(url, error),
             E::NotFound { .. } => StoreError::NotFound { url },
             // Without a condition that is a conflict of two requests, and no verdict.
             E::AlreadyExists { .. } if self.action == WRITE => self.failing(url, error),

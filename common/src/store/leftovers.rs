@@ -8,6 +8,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Store, StoreError, pieces};
 
@@ -20,6 +21,8 @@ const DIGITS: usize = 16;
 pub struct Unfinished {
     /// The path of the object that it was to become.
     pub object: String,
+    /// How long ago a file was written to last; nothing is known of an upload.
+    pub age: Option<Duration>,
     left: Left,
 }
 
@@ -40,7 +43,7 @@ impl Store {
             let all = self.list_all(prefix).await?.into_iter();
             let marked = all.filter_map(|it| {
                 let object = marked_object(&it.path)?.to_owned();
-                Some(Unfinished { object, left: Left::Marker(it.path) })
+                Some(Unfinished { object, age: None, left: Left::Marker(it.path) })
             });
             return Ok(marked.collect());
         };
@@ -77,9 +80,8 @@ impl Store {
             return Ok(true);
         };
         let error = self.context("take back", &unfinished.object).explain(error);
-        // Some servers refuse to take back what is done, each with its own words.
         let refused = matches!(error, StoreError::Denied { .. } | StoreError::Other { .. });
-        if refused && self.exists(&unfinished.object).await? {
+        if refused && !pieces::is_open(bucket, &object, &id).await {
             self.delete(marker).await?;
             return Ok(true);
         }
@@ -123,7 +125,9 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Unfinished>) -> io::Result<(
         if entry.file_type()?.is_dir() {
             walk(root, &path, found)?;
         } else if let Some(object) = object_of(root, &path) {
-            found.push(Unfinished { object, left: Left::File(path) });
+            let written = entry.metadata().and_then(|it| it.modified()).ok();
+            let age = written.and_then(|it| it.elapsed().ok());
+            found.push(Unfinished { object, age, left: Left::File(path) });
         }
     }
     Ok(())

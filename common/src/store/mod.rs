@@ -36,7 +36,7 @@ use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
 use url::Url;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, while_away};
 pub use error::{Cause, StoreError};
 pub use leftovers::Unfinished;
 pub use open::{Limits, Settings};

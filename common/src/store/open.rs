@@ -1,7 +1,7 @@
 //! From a URL to a backend: which one, with what credentials, and how long it may take.
 
 use std::collections::BTreeMap;
-use std::path::Path as FilePath;
+use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,7 +83,20 @@ pub(super) fn open(url: &str, settings: &Settings) -> Result<Store, StoreError> 
         return Err(bad(format!("unknown scheme {scheme}://; known are file:// and s3://")));
     }
     let folder = std::path::absolute(url).map_err(|error| bad(error.to_string()))?;
-    open_folder(url, &folder, settings)
+    open_folder(url, &without_dots(&folder), settings)
+}
+
+/// `/a/c` of `/a/b/../c`, as URLs have it.
+fn without_dots(path: &FilePath) -> PathBuf {
+    let mut short = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            short.pop();
+        } else {
+            short.push(part);
+        }
+    }
+    short
 }
 
 /// A folder need not exist: the first write makes it, so that reading from a mistyped path leaves
@@ -254,6 +267,7 @@ mod tests {
     fn urls_come_out_in_one_form() {
         let settings = Settings::default();
         assert_eq!(open("s3://b/x/y/", &settings).unwrap().url(), "s3://b/x/y");
+        assert_eq!(open("/tmp/a/../../b/./c/..", &settings).unwrap().url(), "file:///b");
         assert_eq!(
             open("/tmp/convoy runs/", &settings).unwrap().url(),
             "file:///tmp/convoy%20runs"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use object_store::aws::AmazonS3;
 use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path;
@@ -23,6 +24,9 @@ use super::PIECE;
 const AT_ONCE: usize = 4;
 /// For the pieces on their way to arrive, and again for the store to take back what was sent.
 const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// The highest number that S3 has for a piece, counted from 0.
+const LAST_PIECE: usize = 9_999;
 
 /// One upload between its beginning and its end.
 struct Upload {
@@ -42,6 +46,7 @@ pub(super) async fn send(
     marker_of: impl FnOnce(&str) -> Path,
     chunks: Vec<Bytes>,
 ) -> Result<(), Error> {
+    let total: usize = chunks.iter().map(Bytes::len).sum();
     let id = bucket.create_multipart(&object).await?;
     let marker = marker_of(&id);
     let upload = Upload { bucket: Arc::clone(bucket), object, id, marker, sending: JoinSet::new() };
@@ -60,7 +65,17 @@ pub(super) async fn send(
     }
     sent.sort_unstable_by_key(|(number, _)| *number);
     let parts = sent.into_iter().map(|(_, part)| part).collect();
-    bucket.complete_multipart(&upload.object, &upload.id, parts).await?;
+    let before = stamp(bucket, &upload.object).await;
+    if let Err(error) = bucket.complete_multipart(&upload.object, &upload.id, parts).await {
+        // If the answer was lost, the next one is that there is no such upload. An object that was not
+        // there just now, or was another, and has the right size is this one.
+        let now = stamp(bucket, &upload.object).await;
+        let appeared = matches!((&before, &now), (Ok(before), Ok(Some(now)))
+            if before.as_ref() != Some(now) && now.size == total as u64);
+        if !appeared {
+            return Err(error);
+        }
+    }
     let done = ScopeGuard::into_inner(upload);
     // The object is there, whatever becomes of the marker.
     let _ = bucket.delete(&done.marker).await;
@@ -96,6 +111,31 @@ impl Upload {
             let _ = timeout(GIVE_UP, taken_back).await;
         });
     }
+}
+
+/// What tells one object at a path from another.
+#[derive(PartialEq)]
+struct Stamp {
+    size: u64,
+    tag: Option<String>,
+    modified: DateTime<Utc>,
+}
+
+/// None: there is no object.
+async fn stamp(bucket: &AmazonS3, object: &Path) -> Result<Option<Stamp>, Error> {
+    match bucket.head(object).await {
+        Ok(it) => Ok(Some(Stamp { size: it.size, tag: it.e_tag, modified: it.last_modified })),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the bucket would take one more piece of an upload, as it does of none that is over.
+///
+/// It tells a server that has words of its own for what is over from one that does not let these keys
+/// take anything back: both may say that access is denied.
+pub(super) async fn is_open(bucket: &AmazonS3, object: &Path, id: &MultipartId) -> bool {
+    bucket.put_part(object, id, LAST_PIECE, PutPayload::from_static(b"?")).await.is_ok()
 }
 
 /// Makes the bucket forget the pieces of an upload, and its marker. One that is done or that is taken

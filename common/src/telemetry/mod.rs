@@ -138,6 +138,13 @@ pub fn start(settings: Settings) -> Result<Telemetry, TelemetryError> {
     Ok(telemetry)
 }
 
+/// For a command that reports in its own words: what should not pass unseen is said on standard error.
+/// Does nothing where logging is set up already.
+pub fn warnings(role: &str) {
+    let (filter, role) = ("warn".to_owned(), role.to_owned());
+    let _ = start(Settings { format: Format::Text, filter, role, console: None });
+}
+
 impl Telemetry {
     fn new(settings: Settings) -> Self {
         let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

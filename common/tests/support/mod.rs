@@ -3,6 +3,7 @@
 #![expect(dead_code, unreachable_pub, reason = "each test file uses its own share")]
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use convoy_common::config::RunConfig;
@@ -58,7 +59,9 @@ impl S3 {
             if kind == Kind::WithoutConditions {
                 request.headers_mut().remove("if-none-match");
             }
-            Service::call(&service, request)
+            // What a client has asked for is done although it goes away meanwhile, as other servers do.
+            let answer = tokio::spawn(Service::call(&service, request));
+            async { answer.await.unwrap_or_else(|error| resume_unwind(error.into_panic())) }
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());

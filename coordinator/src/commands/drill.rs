@@ -85,7 +85,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// How long the job may take to recover from a fault, or to make a step
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = patience)]
     patience: Duration,
 }
 
@@ -95,6 +95,13 @@ fn digest(text: &str) -> Result<String, String> {
     is_digest.then(|| text.to_ascii_lowercase()).ok_or_else(|| {
         "give all 64 hexadecimal digits, as `convoy checkpoints show --json` prints them".to_owned()
     })
+}
+
+/// A time in which a process can be started at all.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let enough = time >= Duration::from_secs(1);
+    enough.then_some(time).ok_or_else(|| "no job recovers in less than a second".to_owned())
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {

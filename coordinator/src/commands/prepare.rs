@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use convoy_common::config::parse_size;
-use convoy_common::dataset::{DatasetIdentity, Encoding, Sizes};
+use convoy_common::dataset::{DatasetIdentity, Encoding, SKIPPED, Sizes};
 use convoy_common::failure::Failure;
 use convoy_common::store::Store;
-use convoy_common::{exit, shutdown};
+use convoy_common::{exit, shutdown, telemetry};
 
 use crate::parallel::default_threads;
-use crate::prepare::{Format, OnBadImage, Outcome, Place, Report, SKIPPED, Settings, Wanted, pack};
+use crate::prepare::{Format, OnBadImage, Outcome, Place, Report, Settings, Wanted, pack};
 
 /// Skipped files that the summary names; the rest is counted.
 const SHOWN: usize = 20;
@@ -109,6 +109,7 @@ fn shard_size(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    telemetry::warnings("prepare");
     let settings = Settings {
         encoding: args.encoding,
         quality: args.quality,

@@ -3,18 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
-use convoy_common::checkpoint::{CheckpointError, Checkpoints, Claim, Keep};
-
-/// What a run keeps for good: objects, and folders of records.
-const KEPT: [&str; 2] = ["run.json", "fingerprint.json"];
-const RECORDS: [&str; 4] = ["terms/", "ended/", "lineages/", "overrides/"];
+use convoy_common::checkpoint::{CheckpointError, Checkpoints, Claim, Keep, is_record};
 
 /// Takes the run over as the next coordinator would, and sweeps what it would: parts of checkpoints
 /// that a worker's loss or the store's kept from being finished. Gives their number.
 pub(super) async fn sweep(checkpoints: &Checkpoints, keep: Keep) -> Result<usize, CheckpointError> {
     let (Claim::Won(record) | Claim::Lost(record)) = checkpoints.claim_next("a drill").await?;
-    let mut swept = 0;
+    // Of coordinators that were killed during theirs.
+    let mut swept =
+        checkpoints.store().sweep_probes(Duration::ZERO).await.map_err(CheckpointError::from)?;
     for lineage in checkpoints.lineages().await? {
         swept += checkpoints.prune(lineage.lineage, keep, record.term).await?.swept;
     }
@@ -34,10 +33,6 @@ pub(super) async fn in_store(checkpoints: &Checkpoints) -> Result<Vec<String>, C
     }
     let objects = checkpoints.store().list("").await?;
     let objects: BTreeSet<String> = objects.into_iter().map(|it| it.path).collect();
-    let is_record = |path: &str| {
-        KEPT.contains(&path)
-            || path.ends_with(".json") && RECORDS.iter().any(|it| path.starts_with(it))
-    };
     let mut leaks: Vec<String> = objects
         .iter()
         .filter(|path| !belongs.contains(*path) && !is_record(path))

@@ -123,8 +123,12 @@ pub(crate) fn run(drill: &Drill) -> Result<ExitCode, Failure> {
         .map_err(|source| DrillError::System { what: "set up the proxies", source })?;
     drawn::ensure(&drill.run)?;
     let outcome = runtime.block_on(async {
+        // Of the whole drill, before anything is made that is to be removed; a signal that comes between
+        // its two runs counts in the second.
+        let mut signals = Signals::listen()
+            .map_err(|source| DrillError::System { what: "listen to signals", source })?;
         let scene = Scene::set(drill).await?;
-        let outcome = perform(drill, &scene, aside.handle()).await;
+        let outcome = perform(drill, &scene, aside.handle(), &mut signals).await;
         // A drill that was interrupted has nothing to show.
         let interrupted = |failure: &Failure| failure.code() == exit::INTERRUPTED;
         scene.clear(outcome.as_ref().map_or_else(interrupted, Verdict::is_good)).await;
@@ -150,7 +154,12 @@ pub(crate) fn run(drill: &Drill) -> Result<ExitCode, Failure> {
     Ok(if verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILURE) })
 }
 
-async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict, Failure> {
+async fn perform(
+    drill: &Drill,
+    scene: &Scene,
+    aside: &Handle,
+    signals: &mut Signals,
+) -> Result<Verdict, Failure> {
     let screen = scene.screen();
     let plan = plan::rounds(&Wanted {
         seed: drill.seed,
@@ -173,11 +182,8 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         ..Verdict::default()
     };
 
-    // Of the whole drill: one that comes between its two runs counts in the second.
-    let mut signals = Signals::listen()
-        .map_err(|source| DrillError::System { what: "listen to signals", source })?;
     let setup = scene.setup(drill, "rehearsal", drill.workers);
-    let mut drive = drive(drill, scene, setup, &[], network, &mut signals)?;
+    let mut drive = drive(drill, scene, setup, &[], network, signals)?;
     let outcome = rehearse(drill, &mut drive, &plan, screen, &mut verdict).await;
     let outcome = close(&mut drive, scene, outcome, &mut verdict).await?;
     verdict.vitals = drive.vitals.longest();
@@ -203,7 +209,7 @@ async fn perform(drill: &Drill, scene: &Scene, aside: &Handle) -> Result<Verdict
         let last: &[String] = if drill.runs_to_the_end() { &[] } else { &[steps] };
         let workers = drill.reference_workers.unwrap_or(drill.workers);
         let setup = scene.setup(drill, "reference", workers);
-        let mut drive = self::drive(drill, scene, setup, last, Network::plain(), &mut signals)?;
+        let mut drive = self::drive(drill, scene, setup, last, Network::plain(), signals)?;
         let outcome = match drive.begin().await {
             Ok(()) => drive.finish().await.map(|_| ()),
             Err(error) => Err(error),

@@ -24,7 +24,7 @@ pub(crate) enum PrepareError {
     Special { place: String },
     #[error("there is nothing at {place}")]
     NothingThere { place: String },
-    #[error("{url} holds the images, so the data set cannot go there")]
+    #[error("{url} lies where the images are, so the data set cannot go there")]
     SamePlace { url: String },
     #[error("{place} is not {format}")]
     Misfit { place: String, format: &'static str },

@@ -13,7 +13,6 @@
 
 mod error;
 mod ledger;
-mod leftovers;
 mod packing;
 mod picture;
 mod plan;
@@ -22,7 +21,8 @@ mod source;
 use std::time::Duration;
 
 use convoy_common::dataset::{
-    Dataset, DatasetError, DatasetIdentity, Encoding, PackWriter, Packed, Sizes, Split,
+    Dataset, DatasetError, DatasetIdentity, Encoding, INDEX, PackWriter, Packed, SKIPPED, Sizes,
+    Split, tidy,
 };
 use convoy_common::shutdown::Shutdown;
 use convoy_common::store::Store;
@@ -35,9 +35,6 @@ pub(crate) use ledger::Skipped;
 use packing::Ended;
 use source::Source;
 pub(crate) use source::{Format, Place, Wanted, one_line};
-
-/// Where the list of left-out pictures lies under the data set's URL; absent if there are none.
-pub(crate) const SKIPPED: &str = "skipped.txt";
 
 /// What to do about a picture that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -100,7 +97,9 @@ pub(crate) fn pack(
     settings: &Settings,
     shutdown: &Shutdown,
 ) -> Result<Outcome, PrepareError> {
-    if runtime.block_on(store.exists(convoy_common::dataset::INDEX))? {
+    if runtime.block_on(store.exists(INDEX))? {
+        // One that was killed behind its index could not.
+        clean(runtime, store);
         if settings.reuse {
             let held = runtime.block_on(Dataset::open(store.clone()))?;
             return Ok(Outcome::Reused(held.identity()));
@@ -108,7 +107,7 @@ pub(crate) fn pack(
         return Err(DatasetError::Occupied { url: store.url().to_owned() }.into());
     }
     let sources = [Some(&wanted.source), wanted.validation.as_ref()];
-    if sources.into_iter().flatten().any(|place| place.is_root_of(store)) {
+    if sources.into_iter().flatten().any(|place| place.holds(store)) {
         return Err(PrepareError::SamePlace { url: store.url().to_owned() });
     }
     let source = Source::open(wanted)?;
@@ -154,9 +153,7 @@ pub(crate) fn pack(
     let (classes, labels) = ledger.sorted(&source);
     let note = ledger.note();
     let packed = runtime.block_on(writer.finish_as(&classes, &labels, note))?;
-    if let Err(error) = runtime.block_on(leftovers::remove(store)) {
-        tracing::warn!(%error, "what a killed packing left stays");
-    }
+    clean(runtime, store);
     let elapsed = progress.finish();
     let (ignored, skipped) = (ledger.ignored(), ledger.skipped);
     Ok(Outcome::Packed(Report {
@@ -167,6 +164,13 @@ pub(crate) fn pack(
         resumed,
         elapsed,
     }))
+}
+
+/// The data set is there; what cannot be cleaned up does it no harm.
+fn clean(runtime: &Runtime, store: &Store) {
+    if let Err(error) = runtime.block_on(tidy(store)) {
+        tracing::warn!(%error, "what a killed packing may have left was not looked for");
+    }
 }
 
 /// Leaves the complete list with the data set, since the summary shows only its beginning.

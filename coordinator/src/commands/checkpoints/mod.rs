@@ -15,6 +15,7 @@ use convoy_common::checkpoint::{CheckpointError, Checkpoints, Tally};
 use convoy_common::failure::Failure;
 use convoy_common::run_record::{self, RunRecord};
 use convoy_common::store::Store;
+use convoy_common::telemetry;
 
 /// Lists, shows, verifies, removes and takes the checkpoints of a run.
 #[derive(Debug, clap::Args)]
@@ -74,6 +75,7 @@ enum Command {
 type Told = Result<(String, u8), CheckpointError>;
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    telemetry::warnings("checkpoints");
     if let Command::Now(args) = &args.command {
         return now::now(args);
     }

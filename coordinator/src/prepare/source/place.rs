@@ -2,13 +2,18 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
-use convoy_common::store::{Store, StoreError};
+use convoy_common::store::{Store, StoreError, while_away};
 use tokio::runtime::Handle;
 
 use super::super::PrepareError;
+
+/// How long a source's store may be out of reach.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Text files beyond this size are no label files.
 const MOST_TEXT_BYTES: u64 = 64 << 20;
@@ -29,9 +34,16 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// The whole object.
+    /// The whole object. A store that is out of reach for a while is tried again.
     pub(crate) fn get(&self) -> Result<Bytes, StoreError> {
-        self.runtime.block_on(self.store.get(""))
+        let get = while_away(PATIENCE, StoreError::is_away, || self.store.get(""));
+        self.runtime.block_on(get)
+    }
+
+    /// A part of it, in the same way.
+    pub(super) async fn fetch(self, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let fetch = || self.store.get_range("", range.clone());
+        while_away(PATIENCE, StoreError::is_away, fetch).await
     }
 }
 
@@ -71,14 +83,17 @@ impl Place {
         }
     }
 
-    /// Whether a store's root is this very place, by whatever path.
-    pub(crate) fn is_root_of(&self, store: &Store) -> bool {
+    /// Whether a store's root is this very place or lies within it, by whatever path.
+    pub(crate) fn holds(&self, store: &Store) -> bool {
         match self {
             Self::Local(path) => {
-                let real = |path: &Path| fs::canonicalize(path).unwrap_or(path.to_owned());
-                store.file_of("").is_some_and(|root| real(&root) == real(path))
+                let root = store.file_of("").map(|root| real(&root));
+                root.is_some_and(|root| root.starts_with(real(path)))
             }
-            Self::Remote(remote) => remote.store.url() == store.url(),
+            Self::Remote(remote) => {
+                let (outer, inner) = (remote.store.url(), store.url());
+                inner.strip_prefix(outer).is_some_and(|it| it.is_empty() || it.starts_with('/'))
+            }
         }
     }
 
@@ -194,6 +209,15 @@ pub(crate) fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// Where a path leads, links followed as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        (Err(_), ..) => path.to_owned(),
+    }
 }
 
 #[cfg(test)]

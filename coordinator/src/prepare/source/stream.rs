@@ -18,6 +18,8 @@ use super::place::{Place, Remote};
 /// Bytes read at a time from this machine and from a store.
 const LOCAL_BLOCK: usize = 256 << 10;
 const REMOTE_BLOCK: u64 = 1 << 20;
+/// What may stand behind a tar's end; archivers fill up a block of some kilobytes.
+const MOST_PADDING: u64 = 64 << 20;
 
 /// A reader that can pass over bytes without reading them, or at a pinch by reading them.
 pub(super) trait Passing: Read + Send {
@@ -26,6 +28,12 @@ pub(super) trait Passing: Read + Send {
 
     /// Bytes of the underlying file that were gone through.
     fn gone_through(&self) -> u64;
+
+    /// Bytes that were read or passed over.
+    fn position(&self) -> u64;
+
+    /// Goes to the end and looks whether all that was read was right, where the form tells.
+    fn finish(&mut self) -> io::Result<()>;
 }
 
 /// A range of a file or object.
@@ -107,10 +115,7 @@ impl Stream {
             }
             Origin::Remote(fetching) => {
                 let Fetching { remote, ahead } = fetching.as_mut();
-                let fetch = |range: Range<u64>| {
-                    let store = remote.store.clone();
-                    async move { store.get_range("", range).await }
-                };
+                let fetch = |range: Range<u64>| remote.clone().fetch(range);
                 let range = self.position..self.position + left.min(REMOTE_BLOCK);
                 let next = range.end..self.end.min(range.end + REMOTE_BLOCK);
                 let block = match ahead.take() {
@@ -159,31 +164,58 @@ impl Passing for Stream {
     fn gone_through(&self) -> u64 {
         self.position - self.start
     }
+
+    fn position(&self) -> u64 {
+        self.position - self.start
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A stream that is unpacked on the way.
-pub(super) struct Gunzipped(flate2::read::MultiGzDecoder<Stream>);
+pub(super) struct Gunzipped {
+    unpacked: flate2::read::MultiGzDecoder<Stream>,
+    position: u64,
+}
 
 impl Gunzipped {
     pub(super) fn new(stream: Stream) -> Self {
-        Self(flate2::read::MultiGzDecoder::new(stream))
+        Self { unpacked: flate2::read::MultiGzDecoder::new(stream), position: 0 }
     }
 }
 
 impl Read for Gunzipped {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
+        let read = self.unpacked.read(into)?;
+        self.position += read as u64;
+        Ok(read)
     }
 }
 
 impl Passing for Gunzipped {
     fn pass(&mut self, bytes: u64) -> io::Result<()> {
-        let passed = io::copy(&mut (&mut self.0).take(bytes), &mut io::sink())?;
+        let passed = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if passed == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     fn gone_through(&self) -> u64 {
-        self.0.get_ref().gone_through()
+        self.unpacked.get_ref().gone_through()
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The checksum of all bytes stands behind the last one.
+    fn finish(&mut self) -> io::Result<()> {
+        let behind = io::copy(&mut self.by_ref().take(MOST_PADDING), &mut io::sink())?;
+        if behind < MOST_PADDING {
+            Ok(())
+        } else {
+            Err(io::Error::other("too much behind its end"))
+        }
     }
 }
 

@@ -43,7 +43,14 @@ impl TarWalk {
         self.position += self.pending;
         (self.pending, self.content) = (0, 0);
         let mut archive = Archive::new(&mut self.reader);
-        let Some(entry) = archive.entries()?.next() else { return Ok(None) };
+        let Some(entry) = archive.entries()?.next() else {
+            if self.reader.position() == self.position {
+                let what = "it has no end mark, as one that was cut off behind a member";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+            self.reader.finish()?;
+            return Ok(None);
+        };
         let entry = entry?;
         let kind = entry.header().entry_type();
         // Of a sparse file the archive holds less than its size.

@@ -231,11 +231,17 @@ fn archives_of_pictures_named_by_class_are_read_plain_and_compressed() {
     assert_eq!((report.format, report.skipped.len()), (Format::Archives, 1));
     assert!(report.skipped[0].why.contains("WordNet id"), "{:?}", report.skipped);
     is_imagenet(&place, "out", VALIDATION);
-    let mut cut = gzipped(&tar_of(&archives[0]));
-    cut.truncate(cut.len() / 2);
-    place.add("train_images_0.tar.gz", cut);
-    let Err(error) = place.pack("cut", &settings()) else { panic!("was packed") };
-    assert!(matches!(error, PrepareError::BrokenArchive { .. }), "{error}");
+    let whole = gzipped(&tar_of(&archives[0]));
+    // In the middle; before its checksum; and with another checksum.
+    let [half, unsealed] = [whole.len() / 2, whole.len() - 8].map(|it| whole[..it].to_vec());
+    let mut altered = whole;
+    let checksum = altered.len() - 5;
+    altered[checksum] ^= 1;
+    for (name, bytes) in [("half", half), ("unsealed", unsealed), ("altered", altered)] {
+        place.add("train_images_0.tar.gz", bytes);
+        let Err(error) = place.pack(name, &settings()) else { panic!("{name} was packed") };
+        assert!(matches!(error, PrepareError::BrokenArchive { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -286,6 +292,13 @@ fn what_an_archive_says_of_itself_leads_nowhere() {
     assert!(error.to_string().contains("n01440764_0.JPEG: a picture of that class"), "{error}");
 }
 
+/// Where the padding of a tar's n-th member ends.
+fn members_end(tar: &[u8], n: usize) -> usize {
+    let mut archive = tar::Archive::new(tar);
+    let entry = archive.entries().unwrap().nth(n - 1).unwrap().unwrap();
+    (entry.raw_file_position() + entry.size()).next_multiple_of(512) as usize
+}
+
 #[test]
 fn a_tar_that_is_cut_or_no_tar_or_holds_an_empty_class_is_refused() {
     let whole = training_tar();
@@ -294,7 +307,9 @@ fn a_tar_that_is_cut_or_no_tar_or_holds_an_empty_class_is_refused() {
         (whole[..700].to_vec(), "not a whole tar archive"),
         (vec![7; 5000], "not a whole tar archive"),
         (b"\x1b[31m\r".repeat(1000), "not a whole tar archive"),
-        (Vec::new(), "holds no images"),
+        (Vec::new(), "not a whole tar archive"),
+        // Behind its second member.
+        (whole[..members_end(&whole, 2)].to_vec(), "not a whole tar archive"),
         (tar_of(&[("a.txt".to_owned(), b"text".to_vec())]), "holds no images"),
     ] {
         let place = official();

@@ -251,7 +251,8 @@ fn the_folder_of_the_images_is_no_destination_by_any_path() {
     std::os::unix::fs::symlink(place.source(), place.folder.path().join("link")).unwrap();
     let others = Folder::imagenet();
     let beside = Wanted { validation: Some(Place::Local(place.source())), ..others.wanted() };
-    for (name, wanted) in [("src", place.wanted()), ("link", place.wanted()), ("src", beside)] {
+    let all = ["src", "link", "src/packed", "link/a/packed"].map(|it| (it, place.wanted()));
+    for (name, wanted) in all.into_iter().chain([("src", beside)]) {
         let outcome = place.pack_wanted(name, &wanted, &settings());
         let Err(error) = outcome else { panic!("was packed") };
         assert!(matches!(error, PrepareError::SamePlace { .. }), "{error}");

@@ -24,6 +24,7 @@ use convoy_common::ids::Position;
 use convoy_common::run_record;
 use convoy_common::sampling::Sampler;
 use convoy_common::store::Store;
+use convoy_common::telemetry;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::report::Report;
@@ -64,6 +65,7 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    telemetry::warnings("bench");
     if let Some(feed) = args.feed
         && !(feed.is_finite() && feed > 0.0)
     {
