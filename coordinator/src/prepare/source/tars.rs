@@ -302,7 +302,15 @@ impl Turns<'_> {
         open: &mut Open<'_>,
         wanted: &dyn Fn(&str) -> bool,
     ) -> Result<Option<Entry>, PrepareError> {
-        let broken = |error| broken(&open.lane.archive, error);
+        let lane = open.lane;
+        let broken = |error| match broken(&lane.archive, error) {
+            // Of a thousand in one archive.
+            PrepareError::BrokenArchive { place, source } if lane.class.is_some() => {
+                let place = format!("{} in {place}", one_line(&lane.name));
+                PrepareError::BrokenArchive { place, source }
+            }
+            other => other,
+        };
         while let Some(member) = open.walk.next().map_err(broken)? {
             if !member.is_picture() {
                 self.ignored += u64::from(!member.is_folder());

@@ -334,6 +334,19 @@ fn a_tar_that_is_cut_or_no_tar_or_holds_an_empty_class_is_refused() {
 }
 
 #[test]
+fn a_class_tar_that_is_cut_is_named_among_all() {
+    let place = official();
+    let cut = class_tar(1);
+    let members = [(0, class_tar(0)), (1, cut[..cut.len() / 2].to_vec()), (2, class_tar(2))]
+        .map(|(class, bytes)| (format!("{}.tar", WNIDS[class]), bytes));
+    place.add("ILSVRC2012_img_train.tar", tar_of(&members));
+    let error = place.refusal(&settings());
+    assert!(matches!(error, PrepareError::BrokenArchive { .. }), "{error}");
+    let expected = format!("{}.tar in ", WNIDS[1]);
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
 fn a_label_file_that_does_not_fit_is_refused_with_all_its_problems() {
     let place = official();
     let lines = ground_truth();
