@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::engine::{self, Handle, Input};
-use crate::ledger::{self, Fence, Fencing, Origin};
+use crate::ledger::{self, Fence, Fencing, Origin, Tenure};
 use crate::machine::{Ending, Event, Outcome};
 use crate::service::{self, Facts, Reception, Service};
 
@@ -184,8 +184,8 @@ async fn serve(args: Args, config: RunConfig, telemetry: &Telemetry) -> Result<u
 
 /// Whether a later term has begun, as far as the store says so.
 async fn is_over(fence: &Fence) -> bool {
-    match timeout(LAST_LOOK, fence.later_term()).await {
-        Ok(Ok(Some(newest))) => {
+    match timeout(LAST_LOOK, fence.tenure()).await {
+        Ok(Ok(Tenure::Followed(newest))) => {
             let address = newest.address;
             let hint = format!("ask that one: convoy status {address}");
             error!(term = newest.term.0, address, hint, "another coordinator has the run");

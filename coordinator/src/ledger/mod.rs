@@ -23,7 +23,7 @@ use convoy_common::run_record::{self, RecordError, RunRecord};
 use convoy_common::schedule::ManualDrop;
 
 pub use error::OpenError;
-pub use fence::Fence;
+pub use fence::{Fence, Tenure};
 pub use opening::{Fencing, Opened, Origin, Run, open};
 pub use tensors::TensorsError;
 

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::reception::OPENING;
 use crate::engine::{Handle, Input};
-use crate::ledger::Fence;
+use crate::ledger::{Fence, Tenure};
 use crate::machine::Event;
 
 /// For a coordinator that is alive to answer. One that hangs is not waited for.
@@ -39,17 +39,29 @@ pub async fn is_served_by(address: &str, url: &str, term: u64) -> bool {
     }
 }
 
-/// Tells the engine when a later term has begun. A store that does not answer says nothing.
+/// Tells the engine when a later term has begun, and the operator when the store has lost this one. A
+/// store that does not answer says nothing.
 pub async fn watch(fence: Fence, engine: Handle) {
+    let mut lost = false;
     loop {
         sleep(LOOK).await;
-        match timeout(STORE, fence.later_term()).await {
-            Ok(Ok(Some(newest))) => {
+        match timeout(STORE, fence.tenure()).await {
+            Ok(Ok(Tenure::Followed(newest))) => {
                 let event = Event::Superseded { term: newest.term, address: newest.address };
                 engine.send(Input::Event(event)).await;
                 return;
             }
-            Ok(Ok(None)) => {}
+            Ok(Ok(Tenure::Newest)) => lost = false,
+            Ok(Ok(Tenure::Lost)) if lost => {}
+            Ok(Ok(Tenure::Lost)) => {
+                lost = true;
+                tracing::error!(
+                    url = fence.url(),
+                    hint = "somebody has removed it; without run.json, terms/ and lineages/ this run \
+                            cannot be gone on with: put them back while it trains",
+                    "the store has lost what this run keeps"
+                );
+            }
             Ok(Err(error)) => tracing::debug!(%error, "cannot look for a later term"),
             Err(_) => tracing::debug!("the store does not say whether there is a later term"),
         }
