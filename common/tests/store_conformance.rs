@@ -53,6 +53,26 @@ async fn objects_are_written_read_and_removed(store: &Store) {
     assert!(!store.exists(path).await.unwrap());
 }
 
+/// A bucket's alone: each store of its own has connections of its own, which die with their runtime.
+async fn a_killed_writers_upload_is_taken_back(open: impl Fn() -> Store) {
+    let (store, writers) = (open(), open());
+    let writer = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    writer
+        .spawn(async move { writers.put_chunks("killed", vec![vec![7; PIECE].into(); 12]).await });
+    let start = Instant::now();
+    let mut found = Vec::new();
+    while found.is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no upload begins");
+        found = store.unfinished("").await.unwrap();
+    }
+    writer.shutdown_background();
+    assert_eq!(store.list("").await.unwrap(), []);
+    assert!(store.take_back(&found[0]).await.unwrap());
+    assert!(!store.take_back(&found[0]).await.unwrap(), "it is gone");
+    assert_eq!(store.unfinished("").await.unwrap(), []);
+    assert!(!store.exists("killed").await.unwrap());
+}
+
 async fn one_writer_creates(store: &Store) {
     let path = "created.json";
     store.create(path, Bytes::from_static(b"mine")).await.unwrap();
@@ -98,6 +118,7 @@ async fn a_folder_conforms() {
 async fn an_s3_server_conforms() {
     let server = S3::start().await;
     conforms(server.store("some/prefix")).await;
+    a_killed_writers_upload_is_taken_back(|| server.store("some/prefix")).await;
 }
 
 /// Run with `--ignored` (nextest: `--run-ignored only`) with CONVOY_TEST_S3_ENDPOINT, the AWS_*
@@ -112,6 +133,7 @@ async fn the_given_s3_endpoint_conforms() {
     let prefix = format!("conformance-{}", std::process::id());
     let url = format!("s3://{bucket}/{prefix}");
     conforms(Store::open_with(&url, &settings).unwrap()).await;
+    a_killed_writers_upload_is_taken_back(|| Store::open_with(&url, &settings).unwrap()).await;
     let missing = Store::open_with("s3://convoy-no-such-bucket/x", &settings).unwrap();
     let error = missing.probe().await.unwrap_err();
     assert!(matches!(error, StoreError::NoBucket { .. }), "{error:?}");
