@@ -2,9 +2,9 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::failure::{self, Explain};
 
@@ -75,9 +75,41 @@ pub(super) fn chance() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::StoreError;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_away_is_tried_for_so_long_and_what_fails_otherwise_once() {
+        let away = || StoreError::Unreachable {
+            endpoint: "http://127.0.0.1:1".to_owned(),
+            url: "s3://b/o".to_owned(),
+            source: "nobody listens".into(),
+        };
+        let tried = async |back_after: u32, other: bool| {
+            let tries = Cell::new(0);
+            let begin = Instant::now();
+            let outcome = while_away(Duration::from_secs(60), StoreError::is_away, || {
+                tries.set(tries.get() + 1);
+                let outcome = match tries.get() {
+                    it if it > back_after => Ok(it),
+                    _ if other => Err(StoreError::NotFound { url: "s3://b/o".to_owned() }),
+                    _ => Err(away()),
+                };
+                async { outcome }
+            });
+            (outcome.await, tries.get(), begin.elapsed())
+        };
+        assert!(matches!(tried(3, false).await, (Ok(4), 4, _)));
+        let (outcome, tries, took) = tried(u32::MAX, false).await;
+        assert!(outcome.unwrap_err().is_away() && tries >= 4);
+        assert!((Duration::from_secs(20)..=Duration::from_secs(60)).contains(&took), "{took:?}");
+        let (outcome, tries, _) = tried(u32::MAX, true).await;
+        assert!(matches!(outcome, Err(StoreError::NotFound { .. })) && tries == 1);
+    }
 
     #[test]
     fn pauses_grow_to_a_limit_and_never_end() {
