@@ -12,7 +12,7 @@ use convoy_common::checkpoint::{CheckpointError, Checkpoints, Keep, Parent, loca
 use convoy_common::ids::{Lineage, Term};
 use convoy_common::run_record::{self, Opening};
 use convoy_common::store::{PIECE, Settings};
-use support::{S3, config, dataset, folder};
+use support::{BUCKET, S3, config, dataset, folder};
 use written::{keep_last, layout, parts, write, write_evaluated};
 
 #[tokio::test]
@@ -136,30 +136,44 @@ fn half_written(folder: &tempfile::TempDir, step: u64, name: &str) -> std::path:
 /// Begins to upload a large object and ends, with all its tasks at once, as a process does that is
 /// killed.
 fn killed_during_an_upload(s3: &S3, path: &str) {
-    let before = pieces_in(s3);
     let store = s3.store("");
-    let path = path.to_owned();
+    let object = path.to_owned();
     let writer = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    writer.spawn(async move { store.put_chunks(&path, vec![vec![7; PIECE].into(); 32]).await });
+    writer.spawn(async move { store.put_chunks(&object, vec![vec![7; PIECE].into(); 32]).await });
+    let sent = || upload_of(s3, path).map_or(0, |id| pieces_in(s3, &id));
     let start = Instant::now();
-    while pieces_in(s3) == before {
+    while sent() == 0 {
         assert!(start.elapsed() < Duration::from_secs(20), "no piece comes");
         std::thread::sleep(Duration::from_millis(2));
     }
     writer.shutdown_background();
-    // What was on its way arrives or does not.
-    let mut last = 0;
-    while pieces_in(s3) != last {
-        last = pieces_in(s3);
-        std::thread::sleep(Duration::from_millis(300));
+    // What was on its way arrives or does not; the server reads a broken connection in a moment.
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(50));
+        while !s3.is_idle() {
+            assert!(start.elapsed() < Duration::from_secs(40), "the server is at it for ever");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
-/// Pieces of unfinished uploads, which this server keeps beside its buckets.
-fn pieces_in(s3: &S3) -> usize {
+/// The id of the upload that has a marker beside the object.
+fn upload_of(s3: &S3, path: &str) -> Option<String> {
+    let object = s3.path(BUCKET).join(path);
+    let name = object.file_name().unwrap().to_str().unwrap().to_owned();
+    let beside = std::fs::read_dir(object.parent().unwrap()).ok()?;
+    let marker = beside.map(|it| it.unwrap()).find(|it| {
+        let file = it.file_name().into_string().unwrap();
+        file.starts_with(&name) && file.ends_with(".uploading")
+    });
+    std::fs::read_to_string(marker?.path()).ok().filter(|id| !id.is_empty())
+}
+
+/// Pieces of an unfinished upload, which this server keeps beside its buckets; of all with an empty id.
+fn pieces_in(s3: &S3, id: &str) -> usize {
     let all = std::fs::read_dir(s3.path("")).unwrap();
     let names = all.map(|it| it.unwrap().file_name().into_string().unwrap());
-    names.filter(|it| it.contains(".part-")).count()
+    names.filter(|it| it.contains(id) && it.contains(".part-")).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,11 +199,11 @@ async fn uploads_in_pieces_of_killed_writers_are_swept_and_those_of_the_living_a
     };
     assert_eq!(unfinished().await, [&*foreign, &dead, &living]);
     assert_eq!(store.list("checkpoints").await.unwrap().len(), 2, "nobody takes them for objects");
-    let before = pieces_in(&s3);
+    let before = pieces_in(&s3, "");
     let pruned = checkpoints.prune(Lineage(1), keep_last(3), Term(2)).await.unwrap();
     assert_eq!((pruned.removed.len(), pruned.swept), (0, 1));
     assert_eq!(unfinished().await, [&*foreign, &living]);
-    assert!(pieces_in(&s3) < before);
+    assert!(pieces_in(&s3, "") < before);
     checkpoints.verify(&manifest).await.unwrap();
     // The next coordinator leaves nothing of the one that is gone.
     checkpoints.claim_next("x").await.unwrap();
@@ -198,11 +212,11 @@ async fn uploads_in_pieces_of_killed_writers_are_swept_and_those_of_the_living_a
     for it in store.unfinished("").await.unwrap() {
         assert!(store.take_back(&it).await.unwrap());
     }
-    assert_eq!(pieces_in(&s3), 0);
+    assert_eq!(pieces_in(&s3, ""), 0);
     // An upload that comes to its end leaves nothing but its object.
     store.put_chunks("large", vec![vec![7; PIECE + 1].into(); 2]).await.unwrap();
     assert_eq!(store.size("large").await.unwrap(), 2 * (PIECE as u64 + 1));
-    assert!(unfinished().await.is_empty() && pieces_in(&s3) == 0);
+    assert!(unfinished().await.is_empty() && pieces_in(&s3, "") == 0);
 }
 
 fn record(folder: &tempfile::TempDir, path: &str) -> std::path::PathBuf {

@@ -15,6 +15,7 @@ use super::catalogue::{Checkpoints, manifest_key};
 use super::error::CheckpointError;
 use super::part::term_of;
 use super::{is_record, lineage_folder};
+use crate::failure::Explain as _;
 use crate::ids::{Lineage, Term};
 use crate::store::{StoreError, Stored};
 
@@ -135,7 +136,7 @@ impl Checkpoints {
         }
         pruned.swept += self.sweep_unfinished(lineage, living).await?;
         for (folder, objects) in &folders {
-            let manifest = format!("{folder}/manifest.json");
+            let manifest = format!("{folder}/{MANIFEST}");
             if !pruned.removed.contains(&manifest) {
                 pruned.swept += self.sweep(&manifest, objects, living).await?;
             }
@@ -170,8 +171,9 @@ impl Checkpoints {
                     tracing::warn!(
                         object = %self.store.url_of(&unfinished.object),
                         %error,
+                        hint = error.hint(),
                         "an unfinished upload stays"
-                    )
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -17,9 +17,9 @@
 
 use futures::{StreamExt as _, stream};
 
-use super::PixelSums;
 use super::index::{Cursor, Defect, Record, VERSION, seal};
-use crate::store::{Store, Stored};
+use super::{PixelSums, numbered};
+use crate::store::Store;
 
 /// Folder of plan and pages under the data set's URL.
 pub(super) const FOLDER: &str = "unfinished";
@@ -40,17 +40,18 @@ pub(super) fn page_path(shard: usize) -> String {
     format!("{FOLDER}/{shard:05}.bin")
 }
 
+/// The shard whose page lies there.
+pub(super) fn page_number(path: &str) -> Option<usize> {
+    numbered(path, FOLDER, ".bin")
+}
+
 /// Removes the pages of a data set that has its index. One that stays does no harm.
 pub(super) async fn remove_pages(store: &Store) {
     let pages = match store.list(FOLDER).await {
         Ok(pages) => pages,
         Err(error) => return tracing::warn!(%error, "the packing's journal could not be listed"),
     };
-    let is_page = |it: &Stored| {
-        let number = it.path.strip_prefix("unfinished/").and_then(|it| it.strip_suffix(".bin"));
-        number.is_some_and(|it| it.len() >= 5 && it.bytes().all(|it| it.is_ascii_digit()))
-    };
-    stream::iter(pages.into_iter().filter(is_page))
+    stream::iter(pages.into_iter().filter(|it| page_number(&it.path).is_some()))
         .for_each_concurrent(DELETED_AT_ONCE, |page| async move {
             if let Err(error) = store.delete(&page.path).await {
                 tracing::warn!(%error, page = page.path, "a page of the packing could not be removed");

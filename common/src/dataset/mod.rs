@@ -61,6 +61,18 @@ pub fn shard_path(shard: usize) -> String {
     format!("{SHARDS}/{shard:05}.convoy")
 }
 
+/// The shard that lies there.
+fn shard_number(path: &str) -> Option<usize> {
+    numbered(path, SHARDS, ".convoy")
+}
+
+/// 12 of `FOLDER/00012EXTENSION`; nothing for another path.
+fn numbered(path: &str, folder: &str, extension: &str) -> Option<usize> {
+    let number = path.strip_prefix(folder)?.strip_prefix('/')?.strip_suffix(extension)?;
+    let is_number = number.len() >= 5 && number.bytes().all(|it| it.is_ascii_digit());
+    is_number.then(|| number.parse().ok())?
+}
+
 /// What a label stands for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {

@@ -15,7 +15,7 @@ use super::{DatasetError, journal};
 use crate::nonce;
 use crate::store::{PIECE, Store, StoreError, while_away};
 
-/// How long a store may be out of reach for a packing; one that is asked to end waits no longer.
+/// How long a store may be out of reach for a packing; no longer, so that one that is asked to end does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says that the place is this packing's.

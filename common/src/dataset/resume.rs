@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 use super::index::{Record, Shard};
 use super::journal::{self, OWNER, PLAN, Page};
 use super::owner::Owner;
-use super::{DatasetError, INDEX, PixelStatistics, SHARDS, shard_path};
+use super::{DatasetError, INDEX, PixelStatistics, SHARDS, shard_number, shard_path};
 use crate::store::{Store, StoreError};
 
 /// Pages that are read at a time.
@@ -38,22 +38,14 @@ async fn vacant(store: &Store) -> Result<(), DatasetError> {
 
 /// Removes the shards and pages from a number on; nothing else.
 async fn clear(store: &Store, from: usize) -> Result<(), DatasetError> {
-    let beyond = |path: &str, folder: &str, extension: &str| {
-        let number = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
-        let number = number.and_then(|rest| rest.strip_suffix(extension));
-        number
-            .filter(|number| number.len() >= 5 && number.bytes().all(|it| it.is_ascii_digit()))
-            .and_then(|number| number.parse::<usize>().ok())
-            .is_some_and(|number| number >= from)
-    };
     // Pages first: a page without its shard would be a promise that is not kept.
     for left in store.list(journal::FOLDER).await? {
-        if beyond(&left.path, journal::FOLDER, ".bin") {
+        if journal::page_number(&left.path).is_some_and(|number| number >= from) {
             store.delete(&left.path).await?;
         }
     }
     for left in store.list(SHARDS).await? {
-        if beyond(&left.path, SHARDS, ".convoy") {
+        if shard_number(&left.path).is_some_and(|number| number >= from) {
             store.delete(&left.path).await?;
         }
     }

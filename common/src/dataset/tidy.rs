@@ -1,7 +1,7 @@
 //! What killed packings have left in a place where there is a data set now.
 
 use super::journal::{self, OWNER, PLAN};
-use super::{INDEX, NAMES, SHARDS, SKIPPED};
+use super::{INDEX, NAMES, SKIPPED, shard_number};
 use crate::failure::Explain as _;
 use crate::store::{Store, StoreError};
 
@@ -31,15 +31,9 @@ pub async fn tidy(store: &Store) -> Result<(), StoreError> {
 /// `index.bin` and its like, `shards/00012.convoy`, `unfinished/00012.bin`, `unfinished/plan` or
 /// `unfinished/owner`.
 fn is_ours(object: &str) -> bool {
-    let Some((folder, name)) = object.split_once('/') else {
-        return [INDEX, NAMES, SKIPPED].contains(&object);
-    };
-    let is_number = |it: &str| it.len() >= 5 && it.bytes().all(|byte| byte.is_ascii_digit());
-    match (folder, name.rsplit_once('.')) {
-        (SHARDS, Some((number, "convoy"))) => is_number(number),
-        (journal::FOLDER, Some((number, "bin"))) => is_number(number),
-        _ => object == PLAN || object == OWNER,
-    }
+    [INDEX, NAMES, SKIPPED, PLAN, OWNER].contains(&object)
+        || shard_number(object).is_some()
+        || journal::page_number(object).is_some()
 }
 
 #[cfg(test)]

@@ -239,8 +239,6 @@ impl PackWriter {
             let (path, full) = (shard_path(number), Bytes::from(full));
             let Some((owner, page)) = page else { return Ok(store.put(&path, full).await?) };
             owner.put(&path, full).await?;
-            // It may have taken long.
-            owner.check().await?;
             owner.put(&journal::page_path(number), Bytes::from(page)).await
         }));
         Ok(())

@@ -79,13 +79,17 @@ impl Store {
         let Err(error) = pieces::take_back(bucket, &object, &id, &self.full(marker)).await else {
             return Ok(true);
         };
-        let error = self.context("take back", &unfinished.object).explain(error);
-        let refused = matches!(error, StoreError::Denied { .. } | StoreError::Other { .. });
-        if refused && !pieces::is_open(bucket, &object, &id).await {
-            self.delete(marker).await?;
-            return Ok(true);
+        let explain = |error| self.context("take back", &unfinished.object).explain(error);
+        let error = explain(error);
+        if !matches!(error, StoreError::Denied { .. } | StoreError::Other { .. }) {
+            return Err(error);
         }
-        Err(error)
+        match pieces::offer(bucket, &object, &id).await.map_err(explain) {
+            // It is open, and may not be taken back.
+            Ok(()) => Err(error),
+            Err(offered) if offered.is_away() => Err(offered),
+            Err(_) => self.delete(marker).await.map(|()| true),
+        }
     }
 
     /// Removes the folder of objects that are gone, if it is one on this machine and empty. One that

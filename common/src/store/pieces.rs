@@ -130,12 +130,12 @@ async fn stamp(bucket: &AmazonS3, object: &Path) -> Result<Option<Stamp>, Error>
     }
 }
 
-/// Whether the bucket would take one more piece of an upload, as it does of none that is over.
+/// Offers the bucket one more piece of an upload, which it takes of none that is over.
 ///
 /// It tells a server that has words of its own for what is over from one that does not let these keys
 /// take anything back: both may say that access is denied.
-pub(super) async fn is_open(bucket: &AmazonS3, object: &Path, id: &MultipartId) -> bool {
-    bucket.put_part(object, id, LAST_PIECE, PutPayload::from_static(b"?")).await.is_ok()
+pub(super) async fn offer(bucket: &AmazonS3, object: &Path, id: &MultipartId) -> Result<(), Error> {
+    bucket.put_part(object, id, LAST_PIECE, PutPayload::from_static(b"?")).await.map(drop)
 }
 
 /// Makes the bucket forget the pieces of an upload, and its marker. One that is done or that is taken

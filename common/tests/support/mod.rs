@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use convoy_common::config::RunConfig;
@@ -34,6 +36,8 @@ pub struct S3 {
     pub endpoint: String,
     folder: TempDir,
     kind: Kind,
+    /// Requests that it is at.
+    busy: Arc<AtomicUsize>,
 }
 
 impl S3 {
@@ -55,12 +59,20 @@ impl S3 {
             service.set_auth(SimpleAuth::from_single(KEY, SECRET));
         }
         let service = service.build();
+        let busy: Arc<AtomicUsize> = Arc::default();
+        let at = Arc::clone(&busy);
         let service = service_fn(move |mut request: Request<Incoming>| {
             if kind == Kind::WithoutConditions {
                 request.headers_mut().remove("if-none-match");
             }
             // What a client has asked for is done although it goes away meanwhile, as other servers do.
-            let answer = tokio::spawn(Service::call(&service, request));
+            let (call, busy) = (Service::call(&service, request), Arc::clone(&at));
+            busy.fetch_add(1, Ordering::AcqRel);
+            let answer = tokio::spawn(async move {
+                let answer = call.await;
+                busy.fetch_sub(1, Ordering::AcqRel);
+                answer
+            });
             async { answer.await.unwrap_or_else(|error| resume_unwind(error.into_panic())) }
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -74,7 +86,12 @@ impl S3 {
                 });
             }
         });
-        Self { endpoint, folder, kind }
+        Self { endpoint, folder, kind, busy }
+    }
+
+    /// Whether it is at no request now.
+    pub fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Acquire) == 0
     }
 
     pub fn settings(&self) -> Settings {
